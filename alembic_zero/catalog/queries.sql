@@ -1,0 +1,350 @@
+-- name: columns
+-- Columns of a table in order, with everything that a copy must carry over.
+SELECT a.attname AS name,
+       format_type(a.atttypid, a.atttypmod) AS type,
+       CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0
+            THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END AS collation,
+       a.attnotnull AS not_null,
+       nn.conname AS not_null_name,
+       pg_get_expr(d.adbin, d.adrelid) AS default,
+       a.attidentity AS identity,
+       a.attgenerated AS generated,
+       pg_get_serial_sequence(quote_ident(n.nspname) || '.' || quote_ident(c.relname), a.attname) AS owned_sequence,
+       col_description(c.oid, a.attnum) AS comment,
+       CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage END AS storage,
+       NULLIF(a.attcompression, '') AS compression,
+       NULLIF(to_jsonb(a) ->> 'attstattarget', '-1')::int AS statistics_target,
+       COALESCE(a.attoptions, '{}') AS options,
+       s.seqstart AS seq_start, s.seqincrement AS seq_increment, s.seqmin AS seq_minimum,
+       s.seqmax AS seq_maximum, s.seqcache AS seq_cache, s.seqcycle AS seq_cycle,
+       format_type(s.seqtypid, NULL) AS seq_type,
+       sc.relname AS seq_name
+  FROM pg_attribute a
+  JOIN pg_class c ON c.oid = a.attrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_type t ON t.oid = a.atttypid
+  LEFT JOIN pg_collation co ON co.oid = a.attcollation
+  LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace
+  LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+  LEFT JOIN pg_constraint nn ON nn.conrelid = c.oid AND nn.contype = 'n' AND nn.conkey = ARRAY[a.attnum]
+  LEFT JOIN pg_depend sd ON sd.refclassid = 'pg_class'::regclass AND sd.refobjid = c.oid
+       AND sd.refobjsubid = a.attnum AND sd.deptype = 'i' AND sd.classid = 'pg_class'::regclass AND a.attidentity <> ''
+  LEFT JOIN pg_sequence s ON s.seqrelid = sd.objid
+  LEFT JOIN pg_class sc ON sc.oid = s.seqrelid
+ WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+
+-- name: volatile_defaults
+-- Columns whose default is not immutable or stable all through: adding one would rewrite the table.
+SELECT a.attname AS name
+  FROM pg_attrdef d
+  JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+ WHERE d.adrelid = :oid
+   AND EXISTS (
+       SELECT FROM regexp_matches(d.adbin::text, ':(?:opfuncid|funcid) (\d+)', 'g') AS m(ids)
+         JOIN pg_proc p ON p.oid = m.ids[1]::oid
+        WHERE p.provolatile = 'v')
+    OR d.adrelid = :oid AND d.adbin::text ~ 'NEXTVALUEEXPR'
+ ORDER BY 1
+
+-- name: checks
+-- CHECK constraints, as text over the columns' current names.
+SELECT con.conname AS name,
+       pg_get_constraintdef(con.oid) AS definition,
+       pg_get_expr(con.conbin, con.conrelid) AS expression,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+              WHERE a.attrelid = con.conrelid AND a.attnum = ANY (con.conkey) ORDER BY a.attnum) AS columns,
+       obj_description(con.oid, 'pg_constraint') AS comment
+  FROM pg_constraint con
+ WHERE con.conrelid = :oid AND con.contype = 'c'
+ ORDER BY con.conname
+
+-- name: indexes
+-- Indexes with the constraints that own them; the definition still carries its header.
+SELECT ic.relname AS name,
+       pg_get_indexdef(i.indexrelid) AS definition,
+       i.indisunique AS unique,
+       ARRAY(SELECT DISTINCT a.attname::text
+               FROM pg_attribute a
+              WHERE a.attrelid = i.indrelid
+                AND (a.attnum = ANY (i.indkey) OR EXISTS (
+                     SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                        AND d.refobjsubid = a.attnum))
+              ORDER BY 1) AS columns,
+       con.contype AS constraint,
+       CASE WHEN con.condeferrable THEN ' DEFERRABLE' || CASE WHEN con.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END
+            ELSE '' END AS constraint_suffix,
+       obj_description(i.indexrelid, 'pg_class') AS comment,
+       obj_description(con.oid, 'pg_constraint') AS constraint_comment,
+       i.indisclustered AS clustered,
+       i.indisreplident AS replica_identity,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(a.attnum, (to_jsonb(a) ->> 'attstattarget')::int) ORDER BY a.attnum), '[]')
+          FROM pg_attribute a
+         WHERE a.attrelid = i.indexrelid AND COALESCE((to_jsonb(a) ->> 'attstattarget')::int, -1) <> -1) AS statistics
+  FROM pg_index i
+  JOIN pg_class ic ON ic.oid = i.indexrelid
+  LEFT JOIN pg_constraint con ON con.conindid = i.indexrelid AND con.conrelid = i.indrelid AND con.contype IN ('p', 'u', 'x')
+ WHERE i.indrelid = :oid AND i.indisvalid
+ ORDER BY ic.relname
+
+-- name: foreign_keys
+-- Outgoing foreign keys; the definition still carries its column list.
+SELECT con.conname AS name,
+       pg_get_constraintdef(con.oid) AS definition,
+       ARRAY(SELECT a.attname::text FROM unnest(con.conkey) WITH ORDINALITY AS k(attnum, position)
+               JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.attnum
+              ORDER BY k.position) AS columns,
+       quote_ident(rn.nspname) || '.' || quote_ident(rc.relname) AS referenced,
+       obj_description(con.oid, 'pg_constraint') AS comment
+  FROM pg_constraint con
+  JOIN pg_class rc ON rc.oid = con.confrelid
+  JOIN pg_namespace rn ON rn.oid = rc.relnamespace
+ WHERE con.conrelid = :oid AND con.contype = 'f' AND con.conparentid = 0
+ ORDER BY con.conname
+
+-- name: statistics
+-- Extended statistics objects.
+SELECT n.nspname AS schema, s.stxname AS name, pg_get_statisticsobjdef(s.oid) AS definition,
+       ARRAY(SELECT DISTINCT a.attname::text FROM pg_attribute a
+              WHERE a.attrelid = s.stxrelid
+                AND (a.attnum = ANY (s.stxkeys) OR EXISTS (
+                     SELECT FROM pg_depend d
+                      WHERE d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid
+                        AND d.refobjid = s.stxrelid AND d.refobjsubid = a.attnum))
+              ORDER BY 1) AS columns,
+       obj_description(s.oid, 'pg_statistic_ext') AS comment,
+       NULLIF(to_jsonb(s) ->> 'stxstattarget', '-1')::int AS target
+  FROM pg_statistic_ext s
+  JOIN pg_namespace n ON n.oid = s.stxnamespace
+ WHERE s.stxrelid = :oid
+ ORDER BY 1, 2
+
+-- name: table
+-- One table by schema and name.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_userbyid(c.relowner) AS owner, c.relkind AS kind,
+       pg_relation_size(c.oid) / current_setting('block_size')::bigint AS blocks,
+       GREATEST(c.reltuples, 0)::bigint AS rows,
+       c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS is_child,
+       c.relreplident AS replica_identity,
+       obj_description(c.oid, 'pg_class') AS comment
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relname = :name AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+
+-- name: table_by_oid
+-- One table by oid.
+SELECT n.nspname AS schema, c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = :oid
+
+-- name: triggers
+-- Users' triggers, not the server's own.
+SELECT t.tgname AS name,
+       (t.tgtype & 3) = 3 AS before_row,
+       (t.tgtype & 4) <> 0 AS on_insert,
+       (t.tgtype & 16) <> 0 AS on_update,
+       ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::int2[]) WITH ORDINALITY AS k(attnum, position)
+               JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = k.attnum ORDER BY k.position) AS update_columns,
+       p.proname AS function,
+       encode(t.tgargs, 'hex') AS arguments
+  FROM pg_trigger t
+  JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE t.tgrelid = :oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+ ORDER BY t.tgname
+
+-- name: grants
+-- Privileges on the table, PUBLIC as NULL.
+SELECT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee, x.privilege_type AS privilege, x.is_grantable AS grantable
+  FROM pg_class c, LATERAL aclexplode(COALESCE(c.relacl, acldefault('r', c.relowner))) AS x
+ WHERE c.oid = :oid AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+ ORDER BY 1 NULLS FIRST, 2
+
+-- name: column_grants
+-- Privileges on single columns.
+SELECT a.attname AS column, CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee,
+       x.privilege_type AS privilege, x.is_grantable AS grantable
+  FROM pg_attribute a, LATERAL aclexplode(a.attacl) AS x
+ WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
+ ORDER BY a.attnum, 2 NULLS FIRST, 3
+
+-- name: schema_grants
+-- Roles that may use a schema, PUBLIC as NULL.
+SELECT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee, 'USAGE' AS privilege, x.is_grantable AS grantable
+  FROM pg_namespace n, LATERAL aclexplode(COALESCE(n.nspacl, acldefault('n', n.nspowner))) AS x
+ WHERE n.nspname = :schema AND x.privilege_type = 'USAGE'
+ ORDER BY 1 NULLS FIRST
+
+-- name: referencing
+-- Foreign keys of any table that point at this one.
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table, con.conname AS name,
+       ARRAY(SELECT a.attname::text FROM pg_attribute a
+              WHERE a.attrelid = con.confrelid AND a.attnum = ANY (con.confkey) ORDER BY a.attnum) AS columns
+  FROM pg_constraint con
+  JOIN pg_class c ON c.oid = con.conrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE con.confrelid = :oid AND con.contype = 'f'
+ ORDER BY 1, 2
+
+-- name: dependents
+-- Objects of users that read a column and would block its removal: views, policies, functions.
+SELECT a.attname AS column, pg_describe_object(d.classid, COALESCE(r.ev_class, d.objid), 0) AS object
+  FROM pg_depend d
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+  LEFT JOIN pg_class v ON v.oid = r.ev_class
+  LEFT JOIN pg_namespace vn ON vn.oid = v.relnamespace
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
+   AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass)
+   AND COALESCE(r.ev_class, 0) <> :oid
+   AND (vn.nspname IS NULL OR vn.nspname <> 'alembic_zero'
+        AND COALESCE(obj_description(vn.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%')
+ ORDER BY 1, 2
+
+-- name: row_type_functions
+-- Functions that take or return the table's row type: a new column changes their result.
+SELECT p.oid::regprocedure::text AS function
+  FROM pg_proc p
+  JOIN pg_class c ON c.oid = :oid
+ WHERE p.prolang = (SELECT l.oid FROM pg_language l WHERE l.lanname = 'sql')
+   AND (p.prorettype = c.reltype)
+ ORDER BY 1
+
+-- name: publications
+-- Publications that carry the table without a column list.
+SELECT p.pubname AS name
+  FROM pg_publication p
+ WHERE p.puballtables OR EXISTS (
+       SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = :oid)
+ ORDER BY 1
+
+-- name: server
+-- The server and the migrating role.
+SELECT current_setting('server_version_num')::int / 10000 AS version,
+       (SELECT s.setting::int FROM pg_settings s WHERE s.name = 'deadlock_timeout') AS deadlock_timeout_ms,
+       current_user AS role,
+       (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS bypasses_row_security,
+       (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+         OR CASE WHEN current_setting('server_version_num')::int >= 150000
+                 THEN has_parameter_privilege(current_user, 'session_replication_role', 'SET') ELSE false END AS may_set_replication_role,
+       current_setting('search_path') AS search_path
+
+-- name: schema_tables
+-- Tables of a schema that a version schema shows: roots only, nothing that belongs to an extension.
+SELECT c.oid::bigint AS oid, c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY c.relname
+
+-- name: clients
+-- Sessions of pinned applications: the suffix of application_name tells the version.
+SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::text AS address
+  FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+ ORDER BY a.pid
+
+-- name: blockers
+-- Who holds locks on these tables, for a failed try's message.
+SELECT DISTINCT a.pid, a.state, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80) AS query,
+       round(extract(epoch FROM clock_timestamp() - a.xact_start))::int AS seconds
+  FROM pg_locks l
+  JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.granted AND l.locktype = 'relation' AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND l.relation = ANY (CAST(:oids AS oid[])) AND l.pid <> ALL (CAST(:own AS int[]))
+ ORDER BY a.pid
+
+-- name: schema_views
+-- All tables of a schema with what a one-deep view of each needs, in one round trip.
+SELECT c.oid::bigint AS oid, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
+       obj_description(c.oid, 'pg_class') AS comment,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(a.attname, col_description(c.oid, a.attnum)) ORDER BY a.attnum), '[]')
+          FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable)
+                                  ORDER BY x.grantee, x.privilege_type), '[]')
+          FROM aclexplode(COALESCE(c.relacl, acldefault('r', c.relowner))) AS x
+         WHERE x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')) AS grants,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable, a.attname)
+                                  ORDER BY a.attnum, x.grantee, x.privilege_type), '[]')
+          FROM pg_attribute a, LATERAL aclexplode(a.attacl) AS x
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+           AND x.privilege_type IN ('SELECT', 'INSERT', 'UPDATE')) AS column_grants
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY c.relname
+
+-- name: views
+-- Views of a schema.
+SELECT c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relkind = 'v'
+ ORDER BY c.relname
+
+-- name: schema_comment
+-- The comment of a schema, by which version schemas and tombstones are told from users' schemas.
+SELECT n.oid::bigint AS oid, obj_description(n.oid, 'pg_namespace') AS comment
+  FROM pg_namespace n
+ WHERE n.nspname = :schema
+
+-- name: version_schemas
+-- Every version schema and tombstone in the database.
+SELECT n.nspname AS name, obj_description(n.oid, 'pg_namespace') AS comment
+  FROM pg_namespace n
+ WHERE obj_description(n.oid, 'pg_namespace') ~ '^alembic_zero: (version|tombstone)'
+ ORDER BY n.nspname
+
+-- name: relation_names
+-- Names of all relations of a schema: no index may take one of them.
+SELECT c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema
+ ORDER BY c.relname
+
+-- name: leaves
+-- The tables that hold a table's rows: itself, or the leaves of its partition tree.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
+       pg_relation_size(c.oid) / current_setting('block_size')::bigint AS blocks,
+       pg_relation_filenode(c.oid)::bigint AS filenode, GREATEST(c.reltuples, 0)::bigint AS rows
+  FROM pg_partition_tree(:oid) t
+  JOIN pg_class c ON c.oid = t.relid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE t.isleaf
+UNION
+SELECT c.oid::bigint, n.nspname, c.relname,
+       pg_relation_size(c.oid) / current_setting('block_size')::bigint,
+       pg_relation_filenode(c.oid)::bigint, GREATEST(c.reltuples, 0)::bigint
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = :oid AND c.relkind = 'r'
+ ORDER BY 2, 3
+
+-- name: index_state
+-- Whether an index exists, and whether it is valid.
+SELECT i.indisvalid AS valid
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_index i ON i.indexrelid = c.oid
+ WHERE n.nspname = :schema AND c.relname = :name
+
+-- name: constraint_exists
+-- Whether a table has a constraint of this name.
+SELECT con.oid::bigint AS oid FROM pg_constraint con WHERE con.conrelid = :oid AND con.conname = :name
+
+-- name: key_columns
+-- The columns of the primary key, else none.
+SELECT a.attname AS name
+  FROM pg_index i
+  CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+ WHERE i.indrelid = :oid AND i.indisprimary
+ ORDER BY k.position

@@ -1,0 +1,239 @@
+"""Read pg_catalog into plain data."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from alembic_zero.catalog.snapshot import (
+    Check,
+    Column,
+    ForeignKey,
+    Grant,
+    Identity,
+    Index,
+    Server,
+    Statistics,
+    TableFacts,
+    TableSpec,
+    Trigger,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy.engine import Connection
+
+
+@cache
+def _queries() -> dict[str, str]:
+    source = resources.files("alembic_zero.catalog").joinpath("queries.sql").read_text("utf-8")
+    blocks = re.split(r"^-- name: (\w+)\n", source, flags=re.MULTILINE)[1:]
+    # text() would take a cast or a regular expression's colon for a bind parameter.
+    return {
+        name: re.sub(r"(?<!:):(?!:|oid\b|oids\b|own\b|schema\b|name\b)", r"\:", body)
+        for name, body in zip(blocks[::2], blocks[1::2], strict=True)
+    }
+
+
+def read_rows(connection: Connection, query: str, **parameters: Any) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of the named query in ``queries.sql``.
+
+    :param parameters: its bind parameters.
+    """
+    return connection.execute(text(_queries()[query]), parameters).mappings().all()
+
+
+@contextmanager
+def qualified_names(connection: Connection) -> Iterator[None]:
+    """Make the server deparse every name with its schema, for the time of the block.
+
+    Needs an open transaction: the setting is local to it.
+    """
+    before = connection.execute(text("SELECT current_setting('search_path')")).scalar_one()
+    connection.execute(text("SELECT set_config('search_path', 'pg_catalog', true)"))
+    yield
+    connection.execute(text("SELECT set_config('search_path', :path, true)"), {"path": before})
+
+
+def read_server(connection: Connection) -> Server:
+    """Return version, timeouts and what the current role may do."""
+    return Server(**read_rows(connection, "server")[0])
+
+
+def find_table(connection: Connection, schema: str, name: str) -> int | None:
+    """Return the oid of the relation, None if there is none."""
+    rows = read_rows(connection, "table", schema=schema, name=name)
+    return rows[0]["oid"] if rows else None
+
+
+def read_table_name(connection: Connection, oid: int) -> tuple[str, str] | None:
+    """Return schema and name of the table with this oid, None if it is gone."""
+    rows = read_rows(connection, "table_by_oid", oid=oid)
+    return (rows[0]["schema"], rows[0]["name"]) if rows else None
+
+
+def read_spec(connection: Connection, schema: str, name: str) -> TableSpec:
+    """Return the logical description of a table, every name in it qualified.
+
+    :raises LookupError: there is no such table.
+    """
+    with qualified_names(connection):
+        rows = read_rows(connection, "table", schema=schema, name=name)
+        if not rows:
+            raise LookupError(f"{schema}.{name}")
+        oid = rows[0]["oid"]
+        return TableSpec(
+            schema=schema,
+            name=name,
+            columns=_columns(connection, oid),
+            checks=tuple(
+                Check(**{**row, "columns": tuple(row["columns"])})
+                for row in read_rows(connection, "checks", oid=oid)
+            ),
+            indexes=tuple(_index(row) for row in read_rows(connection, "indexes", oid=oid)),
+            foreign_keys=tuple(_foreign_key(row) for row in read_rows(connection, "foreign_keys", oid=oid)),
+            statistics=tuple(_statistics(row) for row in read_rows(connection, "statistics", oid=oid)),
+            comment=rows[0]["comment"],
+        )
+
+
+def _columns(connection: Connection, oid: int) -> tuple[Column, ...]:
+    volatile = {row["name"] for row in read_rows(connection, "volatile_defaults", oid=oid)}
+    return tuple(_column(row, row["name"] in volatile) for row in read_rows(connection, "columns", oid=oid))
+
+
+def _column(row: Mapping[str, Any], default_volatile: bool) -> Column:  # noqa: FBT001 - one private caller
+    identity = None
+    if row["identity"]:
+        identity = Identity(
+            always=row["identity"] == "a",
+            sequence=row["seq_name"],
+            **{
+                key: row[f"seq_{key}"]
+                for key in ("type", "start", "increment", "minimum", "maximum", "cache", "cycle")
+            },
+        )
+    return Column(
+        **{
+            key: row[key]
+            for key in (
+                "name", "type", "collation", "not_null", "not_null_name", "default", "generated",
+                "comment", "storage", "compression", "statistics_target",
+            )
+        },
+        identity=identity,
+        owned_sequence=None if identity else row["owned_sequence"],
+        options=tuple(row["options"]),
+        default_volatile=default_volatile,
+    )  # fmt: skip
+
+
+def _index(row: Mapping[str, Any]) -> Index:
+    # The header names index and table, both known; what follows is the part worth keeping.
+    definition = row["definition"]
+    return Index(
+        name=row["name"],
+        definition=definition[_using_position(definition, row["name"]) :],
+        unique=row["unique"],
+        columns=tuple(row["columns"]),
+        constraint=row["constraint"],
+        constraint_suffix=row["constraint_suffix"],
+        comment=row["constraint_comment"] if row["constraint"] else row["comment"],
+        statistics=tuple(tuple(pair) for pair in row["statistics"]),
+        clustered=row["clustered"],
+        replica_identity=row["replica_identity"],
+    )
+
+
+_HEADER = re.compile(
+    r'CREATE (?:UNIQUE )?INDEX (?P<index>"(?:[^"]|"")*"|[^ "]+) ON (?:ONLY )?(?:"(?:[^"]|"")*"|[^ ".]+)\.(?:"(?:[^"]|"")*"|[^ "]+) '
+)  # noqa: E501 - one pattern
+
+
+def _using_position(definition: str, name: str) -> int:
+    match = _HEADER.match(definition)
+    if match is None:
+        raise ValueError(f"unexpected definition of index {name!r}: {definition!r}")
+    return match.end()
+
+
+def _foreign_key(row: Mapping[str, Any]) -> ForeignKey:
+    definition = row["definition"]
+    return ForeignKey(
+        name=row["name"],
+        columns=tuple(row["columns"]),
+        suffix=definition[_references_position(definition) :],
+        referenced=row["referenced"],
+        comment=row["comment"],
+    )
+
+
+def _references_position(definition: str) -> int:
+    match = re.match(r'FOREIGN KEY \((?:"(?:[^"]|"")*"|[^")])*\) ', definition)
+    if match is None:
+        raise ValueError(f"unexpected foreign key {definition!r}")
+    return match.end()
+
+
+def _statistics(row: Mapping[str, Any]) -> Statistics:
+    definition = row["definition"]
+    match = re.match(r'CREATE STATISTICS (?:"(?:[^"]|"")*"|[^ ".]+)\.(?:"(?:[^"]|"")*"|[^ "]+) ', definition)
+    if match is None:
+        raise ValueError(f"unexpected statistics object {definition!r}")
+    body = definition[match.end() :]
+    return Statistics(
+        schema=row["schema"],
+        name=row["name"],
+        definition=body[: body.rindex(" FROM ")],
+        columns=tuple(row["columns"]),
+        comment=row["comment"],
+        target=row["target"],
+    )
+
+
+def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
+    """Return what is true of the physical table: owner, size, triggers, grants, dependents.
+
+    :raises LookupError: there is no such table.
+    """
+    with qualified_names(connection):
+        rows = read_rows(connection, "table", schema=schema, name=name)
+        if not rows:
+            raise LookupError(f"{schema}.{name}")
+        fields = {key: value for key, value in rows[0].items() if key != "comment"}
+        oid = fields["oid"]
+        return TableFacts(
+            **fields,
+            triggers=tuple(
+                Trigger(
+                    **{
+                        **row,
+                        "update_columns": tuple(row["update_columns"]),
+                        "arguments": tuple(
+                            part.decode() for part in bytes.fromhex(row["arguments"]).split(b"\0") if part
+                        ),
+                    }
+                )
+                for row in read_rows(connection, "triggers", oid=oid)
+            ),
+            grants=tuple(Grant(**row) for row in read_rows(connection, "grants", oid=oid)),
+            column_grants=tuple(Grant(**row) for row in read_rows(connection, "column_grants", oid=oid)),
+            referencing=tuple(
+                (row["table"], row["name"], tuple(row["columns"]))
+                for row in read_rows(connection, "referencing", oid=oid)
+            ),
+            dependents=tuple(
+                (row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)
+            ),
+            row_type_functions=tuple(
+                row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)
+            ),
+            publications=tuple(row["name"] for row in read_rows(connection, "publications", oid=oid)),
+            physical_names=tuple(row["name"] for row in read_rows(connection, "columns", oid=oid)),
+        )

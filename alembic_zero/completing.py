@@ -1,0 +1,250 @@
+"""Completion: contract every table in flight up to a revision, then retire the versions before it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from alembic_zero.catalog.reader import read_facts, read_rows
+from alembic_zero.execute.planner import Extras
+from alembic_zero.execute.quarantine import describe_quarantined
+from alembic_zero.names import MARKER, client_suffix, version_schema
+from alembic_zero.operations.errors import RefusedError
+from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
+from alembic_zero.plan.step import Kind, Plan, Step
+from alembic_zero.sql.backfill import render_remaining
+from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.triggers import quarantined_condition, todo_condition
+
+if TYPE_CHECKING:
+    from alembic_zero.execute.executor import Executor
+    from alembic_zero.execute.journal import Migration, State
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.workplace import Workplace
+
+# A client that has just closed its connection is listed until its server process has ended.
+_LINGER_S = 2.0
+
+
+class Completion:
+    """One run of ``alembic zd-complete``.
+
+    :param revision: contract up to this one; None for the newest live version.
+    :param current: the version that alembic_version names.
+    """
+
+    def __init__(
+        self, workplace: Workplace, state: State, revision: str | None, current: str, *, force: bool
+    ) -> None:
+        self._workplace = workplace
+        self._state = state
+        self._revision = revision
+        self._current = current
+        self._force = force
+
+    def run(self) -> None:
+        """Contract, or go on contracting; nothing to do is fine.
+
+        :raises RefusedError: clients of older versions are connected, rows are quarantined, or another
+         command has to be finished first; nothing was changed.
+        """
+        workplace = self._workplace
+        target = self._target()
+        if target is None:
+            workplace.report("nothing to complete")
+            return
+        executor = workplace.executor()
+        if target.state == "contracting" and target.finish is not None:
+            plan = target.finish
+            workplace.report(f"going on with the contract up to revision {target.revision!r}")
+        else:
+            plan = self._begin(executor, target)
+        executor.run(target, plan, f"alembic zd-complete {target.revision}")
+        with executor.work.begin():
+            workplace.journal.set_state(executor.work, target.id, "current", ["contracting"])
+            workplace.journal.end_earlier(executor.work, target.id)
+        workplace.report(f"completed revision {target.revision}")
+
+    def _target(self) -> Migration | None:
+        unfinished = self._state.unfinished
+        if unfinished is not None and unfinished.state != "contracting":
+            raise RefusedError(
+                f"revision {unfinished.revision!r} is {unfinished.state}: nothing can be completed now; "
+                "nothing was changed",
+                code="ZD251",
+                revision=unfinished.revision,
+                next_command="alembic zd-status",
+            )
+        if unfinished is not None:
+            return unfinished
+        live = [m for m in self._state.in_flight if m.state == "live"]
+        if self._revision is None or self._revision == "head":
+            return live[-1] if live else None
+        found = [m for m in live if m.revision == self._revision] or [
+            m for m in live if m.revision.startswith(self._revision)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if any(m.revision == self._revision for m in self._state.published):
+            return None
+        raise RefusedError(
+            f"revision {self._revision!r} is not in flight (in flight: "
+            f"{', '.join(m.revision for m in live) or 'nothing'}); nothing was changed",
+            code="ZD258",
+            revision=self._revision,
+            next_command="alembic zd-status",
+        )
+
+    def _gone(self, target: Migration) -> list[Migration]:
+        return [m for m in self._state.published if m.id < target.id]
+
+    # -- may it begin? --------------------------------------------------------------------
+
+    def _begin(self, executor: Executor, target: Migration) -> Plan:
+        if not self._force:
+            self._check_clients(executor, target)
+            self._check_rows(executor, target)
+        plan = self._plan(executor, target)
+        with executor.work.begin():
+            self._workplace.journal.start_finish(executor.work, target.id, "contracting", plan)
+        return plan
+
+    def _check_clients(self, executor: Executor, target: Migration) -> None:
+        deadline = time.monotonic() + _LINGER_S
+        while clients := self._old_clients(executor, target):
+            if time.monotonic() > deadline:
+                raise RefusedError(
+                    f"revision {target.revision!r}: clients of older versions are connected ({', '.join(clients)}); "
+                    "nothing was changed: stop them, or use --force",
+                    code="ZD260",
+                    revision=target.revision,
+                    next_command="alembic zd-complete",
+                )
+            time.sleep(0.1)
+
+    def _old_clients(self, executor: Executor, target: Migration) -> list[str]:
+        suffixes = {client_suffix(m.revision): m.revision for m in self._gone(target)}
+        return [
+            f"pid {row['pid']} of version {revision}"
+            for row in read_rows(executor.bare, "clients")
+            for suffix, revision in suffixes.items()
+            if row["application_name"].endswith(suffix)
+        ]
+
+    def _check_rows(self, executor: Executor, target: Migration) -> None:
+        for flight in self._flights(target):
+            part = flight.without_levels(flight.level_of(target.id))
+            marker = f"t.{ident(MARKER)}"
+            name = f"{flight.schema}.{flight.name}"
+            if not part.has_marker:
+                continue
+            for condition, what in (
+                (quarantined_condition(part, marker), "quarantined"),
+                (todo_condition(part, marker), "not synchronised"),
+            ):
+                if executor.bare.exec_driver_sql(render_remaining(part, condition)).scalar_one():
+                    self._refuse_rows(executor, part, target, name, what)
+
+    def _refuse_rows(
+        self, executor: Executor, flight: Flight, target: Migration, name: str, what: str
+    ) -> None:
+        listed = ""
+        if what == "quarantined":
+            with executor.work.begin():
+                rows = describe_quarantined(executor.work, flight, limit=5)
+            listed = " (" + "; ".join(f"{row['key']}: {row['error']}" for row in rows) + ")"
+        raise RefusedError(
+            f"revision {target.revision!r}, table {name}: some rows are {what}{listed}; nothing was changed: "
+            "correct them through either version, or use --force",
+            code="ZD261",
+            revision=target.revision,
+            table=name,
+            next_command="alembic zd-status",
+        )
+
+    # -- the plan -------------------------------------------------------------------------
+
+    def _flights(self, target: Migration) -> list[Flight]:
+        return [f for f in self._state.flights if f.level_of(target.id)]
+
+    def _plan(self, executor: Executor, target: Migration) -> Plan:
+        source = f"contract up to revision {target.revision!r}"
+        connection = executor.work
+        with connection.begin():
+            publisher = self._workplace.publisher(self._state.flights, connection)
+            gone = self._gone(target)
+            tombs = [
+                text
+                for m in gone
+                for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)
+            ]
+            handled: dict[str, list[str]] = {}
+            swaps = [
+                self._swap(connection, f, target, handled, executor.server.version)
+                for f in self._flights(target)
+            ]
+            buried = [
+                text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled)
+            ]
+        steps: list[Step] = []
+        for flight in self._flights(target):
+            if not any(level.dropped for level in flight.levels[: flight.level_of(target.id)]):
+                steps += plan_validation(flight, flight.level_of(target.id), source)
+        if tombs:
+            steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs)))
+        steps += [swap.plan(source) for swap in _children_first(swaps)]
+        steps += self._custom(target, source)
+        if buried:
+            steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried)))
+        return Plan("contract", tuple(steps))
+
+    def _swap(
+        self, connection: Any, flight: Flight, target: Migration, handled: dict[str, list[str]], version: int
+    ) -> Swap:
+        gone, kept = [], []
+        for migration in self._state.published:
+            level = flight.level_of(migration.id)
+            view_schema = version_schema(migration.revision, flight.schema)
+            existing = {row["name"] for row in read_rows(connection, "views", schema=view_schema)}
+            name = flight.spec_at(level).name
+            if name not in existing or any(one.dropped for one in flight.levels[:level]):
+                continue
+            if migration.id < target.id:
+                gone.append(PublishedView(view_schema, level))
+                handled.setdefault(view_schema, []).append(name)
+            else:
+                kept.append(PublishedView(view_schema, level))
+        facts = read_facts(connection, flight.schema, flight.name)
+        return Swap(flight, flight.level_of(target.id), facts, gone, kept, version)
+
+    def _custom(self, target: Migration, source: str) -> list[Step]:
+        steps = []
+        for migration in self._state.in_flight:
+            if migration.id > target.id or not migration.extras:
+                continue
+            statements = Extras.from_json(migration.extras).contract
+            if statements:
+                name = f"contract SQL of {migration.revision}"
+                steps.append(Step(name, Kind.TRANSACTION, source, tuple(statements), cost="unknown"))
+        return steps
+
+
+def _children_first(swaps: list[Swap]) -> list[Swap]:
+    """Order swaps: dropped tables, then referencing tables before referenced ones."""
+    by_name = {f"{s.flight.schema}.{s.flight.name}": s for s in swaps}
+    ordered: list[Swap] = []
+    visiting: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in visiting:
+            return
+        visiting.add(name)
+        for table, _constraint, _columns in by_name[name].facts.referencing:
+            child = table.replace('"', "")
+            if child in by_name:
+                visit(child)
+        ordered.append(by_name[name])
+
+    for name in sorted(by_name):
+        visit(name)
+    return [s for s in ordered if s.is_dropped] + [s for s in ordered if not s.is_dropped]

@@ -1,0 +1,94 @@
+"""``alembic_zero.configure``: what env.py calls in place of ``context.configure``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from alembic_zero.operations.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from alembic.runtime.migration import MigrationContext
+    from sqlalchemy.engine import Connection
+
+
+class Settings:
+    """What ``configure`` was told beyond Alembic's own arguments.
+
+    :param schemas: schemas with tables of the project, beside the default one and the metadata's.
+    :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
+    """
+
+    def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0) -> None:
+        self.schemas = tuple(schemas)
+        self.lock_budget_s = lock_budget_s
+
+
+def configure(
+    context: Any,
+    connection: Connection | None = None,
+    *,
+    zd_schemas: Sequence[str] = (),
+    zd_lock_budget_s: float = 120.0,
+    **kw: Any,
+) -> None:
+    """Configure Alembic's context for zero-downtime migrations.
+
+    Works online, with ``--sql``, and inside ``run_sync`` of an async env.py.
+
+    :param context: ``alembic.context``, or an ``EnvironmentContext``.
+    :param connection: as for ``context.configure``; None for ``--sql``.
+    :param zd_schemas: schemas with tables of the project, beside the default schema and those of
+     ``target_metadata``.
+    :param zd_lock_budget_s: seconds, by the wall clock, that one step tries to get its locks.
+    :param kw: everything else that ``context.configure`` takes.
+    :raises RefusedError: the connection's search_path holds a version schema.
+    """
+    environment = getattr(context, "_proxy", None) or context
+    if connection is not None and connection.dialect.name == "postgresql":
+        _check_search_path(connection)
+    original = _original(kw.pop("fn", None) or environment.context_opts.get("fn"))
+    if original is not None:
+        kw["fn"] = _wrapped(original)
+    settings = Settings(zd_schemas, zd_lock_budget_s)
+    environment.configure(connection=connection, alembic_zero=settings, **kw)
+
+
+def _check_search_path(connection: Connection) -> None:
+    """Refuse a pinned connection: new tables, and alembic_version, would land in a version schema."""
+    began = connection.in_transaction()
+    found = connection.execute(
+        text(
+            r"SELECT n.nspname FROM pg_namespace n WHERE n.nspname = ANY (current_schemas(false))"
+            r" AND obj_description(n.oid, 'pg_namespace') ~ '^alembic_zero\: (version|tombstone)' ORDER BY 1"
+        )
+    ).scalars().all()  # fmt: skip
+    if not began:
+        # Alembic leaves a transaction that is open already to env.py, and would not commit.
+        connection.rollback()
+    if found:
+        raise RefusedError(
+            f"the migration connection's search_path holds version schema {', '.join(found)}: env.py must not use "
+            "an engine that pin_engine has pinned; nothing was changed",
+            code="ZD110",
+        )
+
+
+def _original(function: Any) -> Any:
+    """Return Alembic's own function: env.py may configure several times in one process."""
+    return getattr(function, "zd_original", function)
+
+
+def _wrapped(original: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[Any]]:
+    def run(heads: Any, context: MigrationContext) -> Iterable[Any]:
+        if context.as_sql or context.dialect.name != "postgresql":
+            return original(heads, context)
+        from alembic_zero import driver
+
+        return driver.run_stock_command(context, tuple(heads), original)
+
+    run.zd_original = original  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,193 @@
+"""Give every existing row its new shape, range by range; the marker alone tells what is left."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate
+from alembic_zero.execute.quarantine import describe_quarantined
+from alembic_zero.names import MARKER
+from alembic_zero.operations.errors import MigrationError
+from alembic_zero.sql import journal as journal_sql
+from alembic_zero.sql.backfill import render_range, render_remaining, render_touch, render_vacuum
+from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.triggers import quarantined_condition, todo_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from alembic_zero.catalog.snapshot import Server
+    from alembic_zero.execute.locks import LockRules
+    from alembic_zero.lens.lens import Flight
+    from sqlalchemy.engine import Connection
+
+_FIRST_RANGE_BLOCKS = 64
+_MAX_RANGE_BLOCKS = 4_096
+_TARGET_S = 0.1
+_VACUUM_BLOCKS = 1_280
+_MAX_PASSES = 100
+
+# Faults of the moment and of the server, which are no statement about the data.
+_NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
+
+
+def next_range_blocks(blocks: int, seconds: float, target_s: float = _TARGET_S) -> int:
+    """Return the size of the next range: steered to the time target, at most doubled or halved at once."""
+    factor = min(2.0, max(0.5, target_s / max(seconds, 1e-6)))
+    return max(1, min(_MAX_RANGE_BLOCKS, int(blocks * factor)))
+
+
+@dataclass
+class Backfill:
+    """Runs the backfill of one table."""
+
+    work: Connection
+    bare: Connection
+    server: Server
+    rules: LockRules
+    report: Callable[[str], None]
+    keep_alive: Callable[[], None]
+
+    def run(self, flight: Flight) -> None:
+        """Visit every block once; then again whatever was skipped, until nothing is left to do."""
+        with self._quiet():
+            for leaf in read_rows(self.bare, "leaves", oid=flight.oid):
+                self._visit(flight, leaf, resume=True)
+            self._complete(flight)
+
+    def _complete(self, flight: Flight) -> None:
+        """Repeat whole passes until no row is left: a rewrite may have moved rows behind the scan."""
+        for number in range(_MAX_PASSES):
+            if not self._any(flight, todo_condition(flight, f"t.{ident(MARKER)}")):
+                return
+            time.sleep(min(1.0, 0.02 * number))
+            for leaf in read_rows(self.bare, "leaves", oid=flight.oid):
+                self._visit(flight, leaf, resume=False)
+        raise MigrationError(
+            f"table {flight.schema}.{flight.name}: rows keep coming back as not synchronised; "
+            "something writes with session_replication_role = replica; nothing is lost",
+            code="ZD320",
+            table=f"{flight.schema}.{flight.name}",
+        )
+
+    def fulfil(self, flight: Flight, revision: str) -> None:
+        """Make sure that every row has its new shape.
+
+        :raises MigrationError: some rows cannot have it; names them and their errors.
+        """
+        with self._quiet():
+            self._complete(flight)
+        if not self._any(flight, quarantined_condition(flight, f"t.{ident(MARKER)}")):
+            return
+        with self.work.begin():
+            rows = describe_quarantined(self.work, flight, limit=5)
+        listed = "; ".join(f"{row['key']}: {row['error']}" for row in rows)
+        raise MigrationError(
+            f"revision {revision!r}, table {flight.schema}.{flight.name}: some rows do not fit the new version "
+            f"({listed}); nothing is published, the old version works on: correct those rows, then go on, "
+            "or take the expansion back with alembic downgrade",
+            code="ZD321",
+            revision=revision,
+            table=f"{flight.schema}.{flight.name}",
+            next_command=f"alembic upgrade {revision}",
+        )
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep users' triggers out of it where the role may; say so where it may not."""
+        if not self.server.may_set_replication_role:
+            self.report(
+                "the role may not set session_replication_role: the backfill fires users' UPDATE triggers"
+            )
+            yield
+            return
+        self._set_replication_role("replica")
+        try:
+            yield
+        finally:
+            self._set_replication_role("origin")
+
+    def _set_replication_role(self, role: str) -> None:
+        with self.work.begin():
+            self.work.exec_driver_sql(f"SET session_replication_role = {role}")
+
+    def _any(self, flight: Flight, condition: str) -> bool:
+        return bool(self.bare.exec_driver_sql(render_remaining(flight, condition)).scalar_one())
+
+    def _start_block(self, flight: Flight, leaf: Mapping[str, Any]) -> int:
+        key = {"oid": leaf["oid"], "generation": flight.levels[-1].generation}
+        with self.work.begin():
+            self.work.execute(
+                text(journal_sql.PUT_BACKFILL),
+                {**key, "filenode": leaf["filenode"], "end_block": leaf["blocks"]},
+            )
+            return int(self.work.execute(text(journal_sql.READ_BACKFILL), key).one()[0])
+
+    def _visit(self, flight: Flight, leaf: Mapping[str, Any], *, resume: bool) -> None:
+        block = self._start_block(flight, leaf) if resume else 0
+        size, vacuumed = _FIRST_RANGE_BLOCKS, block
+        name = (leaf["schema"], leaf["name"])
+        said = time.monotonic()
+        # One past the end: a relation that grows meanwhile grows by synchronised rows.
+        while block <= leaf["blocks"]:
+            started = time.monotonic()
+            end = block + size
+            rows = self._run_range(flight, name, block, end)
+            block = end
+            self._note(flight, leaf, block, rows)
+            size = next_range_blocks(size, time.monotonic() - started)
+            if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
+                self.bare.exec_driver_sql(render_vacuum(name))
+                vacuumed = block
+            if time.monotonic() - said > 2:  # noqa: PLR2004 - seconds between lines
+                said = time.monotonic()
+                self.report(
+                    f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}"
+                )
+                self.keep_alive()
+
+    def _note(self, flight: Flight, leaf: Mapping[str, Any], block: int, rows: int) -> None:
+        with self.work.begin():
+            self.work.execute(
+                text(journal_sql.MOVE_BACKFILL),
+                {
+                    "oid": leaf["oid"],
+                    "generation": flight.levels[-1].generation,
+                    "next_block": min(block, leaf["blocks"] + 1),
+                    "rows": rows,
+                },
+            )
+
+    def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int) -> int:
+        try:
+            rows = self._execute(render_range(flight, leaf, first, end))
+        except DBAPIError as error:
+            if (sqlstate(error) or "XX")[:2] in _NOT_THE_DATA and sqlstate(error) not in (
+                LOCK_NOT_AVAILABLE,
+                DEADLOCK_DETECTED,
+            ):
+                raise
+            rows = 0
+        return rows + self._touch(flight, leaf, first, end)
+
+    def _touch(self, flight: Flight, leaf: tuple[str, str], first: int, end: int) -> int:
+        """Let the trigger finish a range; rows that a client holds stay for the next pass."""
+        try:
+            return self._execute(render_touch(flight, leaf, first, end))
+        except DBAPIError as error:
+            if sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
+                raise
+            return 0
+
+    def _execute(self, statement: str) -> int:
+        with self.work.begin():
+            self.rules.set_timeout(self.work)
+            return self.work.exec_driver_sql(statement, execution_options={"no_parameters": True}).rowcount

@@ -1,0 +1,154 @@
+"""Run a plan's steps, each one journaled, each one safe to run again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.backfill import Backfill
+from alembic_zero.execute.session import autocommit
+from alembic_zero.operations.errors import MigrationError
+from alembic_zero.plan.step import Kind
+from alembic_zero.sql.quoting import ident
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from alembic_zero.catalog.snapshot import Server
+    from alembic_zero.execute.journal import Journal, Migration
+    from alembic_zero.execute.locks import LockRules
+    from alembic_zero.execute.session import Sessions
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.plan.step import Plan, Step
+    from sqlalchemy.engine import Connection
+
+_RAW = {"no_parameters": True}
+
+
+@dataclass
+class Executor:
+    """Runs steps on connections of its own; no transaction stays open from one to the next.
+
+    :param work: for transactions.
+    :param bare: in autocommit mode, for what cannot run in a transaction.
+    :param next_command: what a person should run if a step fails.
+    """
+
+    sessions: Sessions
+    journal: Journal
+    server: Server
+    rules: LockRules
+    work: Connection
+    bare: Connection
+    report: Callable[[str], None]
+    keep_alive: Callable[[], None]
+
+    def run(self, migration: Migration, plan: Plan, next_command: str) -> None:
+        """Run what is left of a plan.
+
+        :raises MigrationError: a step failed; says which, why, and what state things are in.
+        """
+        with self.work.begin():
+            rows = self.journal.read_steps(self.work, migration.id)
+        done = {r["position"] for r in rows if r["phase"] == plan.phase and r["finished_at"]}
+        for position, step in enumerate(plan.steps):
+            if position in done:
+                continue
+            started = time.monotonic()
+            with self.work.begin():
+                self.journal.start_step(self.work, migration.id, plan.phase, position, step)
+            try:
+                self._run_step(migration, plan.phase, position, step)
+            except DBAPIError as error:
+                raise MigrationError(
+                    f"revision {migration.revision!r}, step {step.name!r} ({step.source}) failed: "
+                    f"{_message(error)}; earlier steps are done and recorded, clients go on working",
+                    code="ZD311",
+                    revision=migration.revision,
+                    next_command=next_command,
+                ) from error
+            self.report(f"{plan.phase}: {step.name} ({time.monotonic() - started:.2f} s)")
+            self.keep_alive()
+
+    def run_alone(self, name: str, statements: Sequence[str]) -> None:
+        """Run statements as one transaction under the lock rules, without a journal entry."""
+
+        def attempt() -> None:
+            with self.work.begin():
+                self.rules.set_timeout(self.work)
+                for statement in statements:
+                    self.work.exec_driver_sql(statement, execution_options=_RAW)
+
+        self.rules.retry(name, [], attempt)
+
+    def _run_step(self, migration: Migration, phase: str, position: int, step: Step) -> None:
+        if step.kind == Kind.TRANSACTION:
+            self._run_transaction(migration, phase, position, step)
+            return
+        if step.kind == Kind.AUTOCOMMIT:
+            for statement in step.statements:
+                self.bare.exec_driver_sql(statement, execution_options=_RAW)
+        elif step.kind == Kind.INDEX:
+            self._build_index(step)
+        else:
+            flight = self._flight(step)
+            backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive)
+            if step.kind == Kind.BACKFILL:
+                backfill.run(flight)
+            else:
+                backfill.fulfil(flight, migration.revision)
+        with self.work.begin():
+            self.journal.finish_step(self.work, migration.id, phase, position)
+
+    def _flight(self, step: Step) -> Flight:
+        with self.work.begin():
+            state = self.journal.read(self.work)
+        return next(f for f in state.flights if f.oid == step.table)
+
+    def _run_transaction(self, migration: Migration, phase: str, position: int, step: Step) -> None:
+        def attempt() -> None:
+            with self.work.begin():
+                if step.locks:
+                    self.rules.take(self.work, step.locks)
+                else:
+                    self.rules.set_timeout(self.work)
+                for statement in step.statements:
+                    self.work.exec_driver_sql(statement, execution_options=_RAW)
+                if step.state is not None and step.table is not None:
+                    self.journal.put_flight_json(self.work, step.table, step.state)
+                self.journal.finish_step(self.work, migration.id, phase, position)
+
+        self.rules.retry(step.name, [lock.oid for lock in step.locks if lock.oid], attempt)
+
+    def _build_index(self, step: Step) -> None:
+        """Build an index concurrently; what a killed try left invalid goes first."""
+        assert step.index is not None  # noqa: S101 - INDEX steps name their index
+        schema, name = step.index
+        rows = read_rows(self.bare, "index_state", schema=schema, name=name)
+        if rows and rows[0]["valid"]:
+            return
+        drop = f"DROP INDEX CONCURRENTLY IF EXISTS {ident(schema, name)}"
+        if rows:
+            self.bare.exec_driver_sql(drop, execution_options=_RAW)
+        try:
+            for statement in step.statements:
+                self.bare.exec_driver_sql(statement, execution_options=_RAW)
+        except DBAPIError:
+            self.bare.exec_driver_sql(drop, execution_options=_RAW)
+            raise
+
+
+def _message(error: DBAPIError) -> str:
+    diagnostics = getattr(error.orig, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
+    detail = getattr(diagnostics, "message_detail", None)
+    return f"{message} ({detail})" if detail else str(message)
+
+
+def open_bare(sessions: Sessions) -> Connection:
+    """Return one of our connections in autocommit mode."""
+    return autocommit(sessions.open())

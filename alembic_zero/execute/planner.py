@@ -1,0 +1,344 @@
+"""From items to a plan: everything is tried and checked here, before anything changes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import find_table, read_facts, read_rows, read_spec
+from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
+from alembic_zero.execute.trial import TRIAL_SCHEMA, TableTrial, render_plain, run_sql
+from alembic_zero.lens.lens import Cell, Flight
+from alembic_zero.operations.base import ZdTableOperation
+from alembic_zero.operations.errors import RefusedError
+from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.plain import PlainData
+from alembic_zero.plan.expand import expansion_statements, plan_columns, plan_fulfilment, plan_rows
+from alembic_zero.plan.items import Item, Ordinary
+from alembic_zero.plan.policy import check_columns, check_table, check_triggers
+from alembic_zero.plan.step import Kind, LockMode, Plan, Step
+from alembic_zero.sql.quoting import ident
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic_zero.catalog.snapshot import Server, TableFacts
+    from alembic_zero.execute.journal import Journal, State
+    from alembic_zero.execute.locks import LockRules
+    from alembic_zero.execute.session import Sessions
+    from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True)
+class Extras(PlainData):
+    """What a revision's own SQL wants done later, in order."""
+
+    contract: tuple[str, ...] = ()
+    rollback: tuple[str, ...] = ()
+    has_text: bool = False
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """A plan for the expand phase, and the flights as they will be after it."""
+
+    plan: Plan
+    flights: tuple[Flight, ...]
+    extras: Extras
+    last_generation: int
+    schemas: tuple[str, ...]
+
+
+def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
+    """Return a digest of what revisions ask for, by which an edited one is told from the one begun."""
+    parts = []
+    for item in items:
+        operation = item.operation
+        parts += [item.revision, operation.describe()]
+        if isinstance(operation, ZdTableOperation):
+            statements, foreign_keys = render_plain(operation, options)
+            parts += [*statements, *map(str, foreign_keys)]
+            parts += [repr(getattr(operation, name, None)) for name in ("up", "down")]
+        elif isinstance(operation, ZdExecuteOp):
+            parts += [*operation.expand, *operation.contract, *operation.rollback]
+        else:
+            parts.append(operation.text)
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+@dataclass
+class Planner:
+    """Plans one upgrade (or reverse migration).
+
+    :param default_schema: schema of unqualified names.
+    :param options: env.py's context options, for naming conventions.
+    """
+
+    sessions: Sessions
+    journal: Journal
+    state: State
+    server: Server
+    rules: LockRules
+    default_schema: str
+    options: dict[str, Any]
+    _trials: dict[int, TableTrial] = field(default_factory=dict)
+    _last_item: dict[int, int] = field(default_factory=dict)
+    _generation: int = 0
+
+    def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
+        """Return the plan for *items*.
+
+        :raises RefusedError: one of them cannot work or is unsafe; nothing was changed.
+        """
+        self._generation = self.state.last_generation
+        connection = self.sessions.open()
+        transaction = connection.begin()
+        try:
+            self.rules.set_timeout(connection)
+            run_sql(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
+            for position, item in enumerate(items):
+                self._try(connection, position, item)
+            flights = self._finish(connection, migration, revision)
+        finally:
+            transaction.rollback()
+        for flight in flights.values():
+            self._rehearse(flight)
+        return self._assemble(items, flights)
+
+    # -- the trial ------------------------------------------------------------------------
+
+    def _try(self, connection: Connection, position: int, item: Item) -> None:
+        operation = item.operation
+        if isinstance(operation, Ordinary):
+            self._try_ordinary(connection, item, operation)
+        elif isinstance(operation, ZdTableOperation):
+            trial = self._resolve(connection, item, operation)
+            trial.apply(item)
+            self._last_item[trial.draft.flight.oid] = position
+
+    def _try_ordinary(self, connection: Connection, item: Item, operation: Ordinary) -> None:
+        if operation.blocking:
+            raise RefusedError(
+                f"{item.describe()}: {operation.blocking}; nothing was changed",
+                code="ZD220",
+                revision=item.revision,
+                table=operation.table,
+            )
+        if not _is_harmless(operation):
+            return
+        savepoint = connection.begin_nested()
+        try:
+            run_sql(connection, operation.text)
+        except DBAPIError as error:
+            savepoint.rollback()
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                return
+            raise RefusedError(
+                f"{item.describe()}: {_message(error)}; nothing was changed",
+                code="ZD221",
+                revision=item.revision,
+            ) from error
+        savepoint.commit()
+
+    def _resolve(self, connection: Connection, item: Item, operation: ZdTableOperation) -> TableTrial:
+        schema = operation.schema or self.default_schema
+        name = operation.table_name
+        for trial in self._trials.values():
+            draft = trial.draft
+            if draft.flight.schema == schema and draft.spec.name == name and not draft.dropped:
+                return trial
+        flight = self._find_flight(connection, schema, name)
+        if flight is None:
+            raise RefusedError(
+                f"{item.describe()}: there is no table {schema}.{name}; nothing was changed",
+                code="ZD202",
+                revision=item.revision,
+                table=f"{schema}.{name}",
+            )
+        facts = read_facts(connection, flight.schema, flight.name)
+        check_table(item, facts, self.server)
+        self._generation += 1
+        trial = TableTrial(connection, flight, facts, self._generation, self.options)
+        self._trials[flight.oid] = trial
+        return trial
+
+    def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
+        for flight in self.state.flights:
+            top = flight.spec_at(len(flight.levels))
+            if (
+                flight.schema == schema
+                and top.name == name
+                and not any(level.dropped for level in flight.levels)
+            ):
+                return flight
+        oid = find_table(connection, schema, name)
+        taken = {f.oid for f in self.state.flights} | set(self._trials)
+        if oid is None or oid in taken:
+            return None
+        facts = read_facts(connection, schema, name)
+        return new_flight(connection, facts)
+
+    def _finish(self, connection: Connection, migration: int, revision: str) -> dict[int, Flight]:
+        flights = {}
+        for oid, trial in self._trials.items():
+            taken = {
+                row["name"]
+                for row in read_rows(connection, "relation_names", schema=trial.draft.flight.schema)
+            }
+            flight = trial.finish(migration, revision, taken_relations=taken)
+            check_columns(revision, flight, trial.draft.facts)
+            check_triggers(revision, flight, trial.draft.facts)
+            flights[oid] = flight
+        return flights
+
+    def _rehearse(self, flight: Flight) -> None:
+        """Run the table's expand transaction, update one row with users' triggers on, and roll back.
+
+        In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
+        """
+        connection = self.sessions.open()
+        with connection.begin():
+            facts = read_facts(connection, flight.schema, flight.name)
+        statements = expansion_statements(flight, facts)
+        if not statements:
+            return
+        step = plan_columns(flight, facts, "rehearsal")
+
+        def attempt() -> None:
+            transaction = connection.begin()
+            try:
+                self.rules.take(connection, step.locks)
+                self.journal.create(connection)
+                self._run_rehearsal(connection, flight, statements)
+            finally:
+                transaction.rollback()
+
+        self.rules.retry(f"rehearsal of {step.name}", [flight.oid], attempt)
+
+    def _run_rehearsal(self, connection: Connection, flight: Flight, statements: Sequence[str]) -> None:
+        table = ident(flight.schema, flight.name)
+        column = ident(str(flight.cell(flight.shape[0][1]).physical)) if flight.shape else None
+        try:
+            for statement in statements:
+                run_sql(connection, statement)
+            if column is not None and not flight.cell(flight.shape[0][1]).generated:
+                target = f"SELECT tableoid, ctid FROM {table} LIMIT 1"
+                run_sql(connection, _touch_one(table, column, target))
+                run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+        except DBAPIError as error:
+            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+                raise
+            level = flight.levels[-1]
+            raise RefusedError(
+                f"revision {level.revision!r}, table {flight.schema}.{flight.name}: in a rehearsal, rolled back, an "
+                f"ordinary UPDATE after the expansion fails: {_message(error)} "
+                f"{_where(error)}; nothing was changed",
+                code="ZD230",
+                revision=level.revision,
+                table=f"{flight.schema}.{flight.name}",
+            ) from error
+
+    # -- the plan -------------------------------------------------------------------------
+
+    def _assemble(self, items: Sequence[Item], flights: dict[int, Flight]) -> Expansion:
+        facts = {oid: trial.draft.facts for oid, trial in self._trials.items()}
+        steps: list[Step] = []
+        rollback: list[str] = []
+        contract: list[str] = []
+        for position, item in enumerate(items):
+            operation = item.operation
+            if isinstance(operation, Ordinary):
+                steps.append(self._ordinary_step(item, operation))
+            elif isinstance(operation, ZdExecuteOp):
+                if operation.expand:
+                    steps.append(_custom_step("expand", item, operation.expand, operation.rollback))
+                contract += operation.contract
+                rollback += operation.rollback
+            for oid, last in self._last_item.items():
+                if last == position:
+                    steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
+        for flight in flights.values():
+            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}")
+        steps += [
+            s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))
+        ]
+        schemas = {f.schema for f in flights.values()} | {
+            i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
+        }
+        text = any(isinstance(i.operation, Ordinary) and i.operation.kind == "sql" for i in items)
+        return Expansion(
+            Plan("expand", tuple(steps)),
+            tuple(flights.values()),
+            Extras(tuple(contract), tuple(rollback), text),
+            self._generation,
+            tuple(sorted(schemas)),
+        )
+
+    def _ordinary_step(self, item: Item, operation: Ordinary) -> Step:
+        name = operation.describe()
+        if operation.index is not None:
+            index = (operation.index[0] or self.default_schema, operation.index[1])
+            return Step(name, Kind.INDEX, item.describe(), (operation.text,), index=index, inverse=operation.inverse,
+                        lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")  # fmt: skip
+        kind = Kind.AUTOCOMMIT if operation.autocommit else Kind.TRANSACTION
+        return Step(name, kind, item.describe(), (operation.text,), inverse=operation.inverse)
+
+
+def _custom_step(phase: str, item: Item, statements: Sequence[str], inverse: Sequence[str]) -> Step:
+    return Step(f"{phase} SQL of {item.revision}", Kind.TRANSACTION, item.describe(), tuple(statements),
+                inverse=tuple(inverse), cost="unknown")  # fmt: skip
+
+
+def _touch_one(table: str, column: str, target: str) -> str:
+    return (
+        f"UPDATE {table} AS t SET {column} = t.{column} FROM ({target}) AS one "
+        "WHERE t.tableoid = one.tableoid AND t.ctid = one.ctid"
+    )
+
+
+def _is_harmless(operation: Ordinary) -> bool:
+    """Return whether a statement can be tried: it locks nothing that clients use, and later items may need it."""
+    if operation.kind == "create_table":
+        return True
+    words = operation.text.upper().split(None, 4)
+    return (
+        operation.kind == "sql"
+        and not operation.autocommit
+        and bool(words)
+        and words[0] == "CREATE"
+        and not {"INDEX", "TRIGGER", "RULE", "POLICY"} & set(words[:4])
+    )
+
+
+def _message(error: DBAPIError) -> str:
+    diagnostics = getattr(error.orig, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
+    detail = getattr(diagnostics, "message_detail", None)
+    return f"{message} ({detail})" if detail else str(message)
+
+
+def _where(error: DBAPIError) -> str:
+    context = getattr(getattr(error.orig, "diag", None), "context", None)
+    return f"({' '.join(context.split())[:200]})" if context else ""
+
+
+def new_flight(connection: Connection, facts: TableFacts) -> Flight:
+    """Return the flight of a table that nothing has changed yet: level 0 only."""
+    spec = read_spec(connection, facts.schema, facts.name)
+    cells = tuple(
+        Cell(f"b{n}", c.type, c.collation, physical=c.name, generated=bool(c.generated))
+        for n, c in enumerate(spec.columns, 1)
+    )
+    return Flight(
+        oid=facts.oid,
+        schema=facts.schema,
+        name=facts.name,
+        spec=spec,
+        shape=tuple((c.name, cell.id) for c, cell in zip(spec.columns, cells, strict=True)),
+        cells=cells,
+        owner_rights=bool(facts.column_grants),
+        user_triggers=any(t.before_row and (t.on_insert or t.on_update) for t in facts.triggers),
+    )

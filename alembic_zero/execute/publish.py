@@ -1,0 +1,161 @@
+"""Build the statements that publish a version, or mark one as gone, from the catalog as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from alembic_zero.catalog.reader import qualified_names, read_facts, read_rows, read_spec
+from alembic_zero.catalog.snapshot import Grant, TableFacts
+from alembic_zero.names import JOURNAL_SCHEMA, TOMBSTONE_COMMENT, version_schema
+from alembic_zero.operations.errors import RefusedError
+from alembic_zero.plan.contract import tombstone_of
+from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.views import (
+    VersionSchema,
+    ViewColumn,
+    render_bury,
+    render_prune,
+    render_schema,
+    render_tomb_functions,
+    render_view,
+    tomb_table,
+    view_of_flight,
+    view_of_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from alembic_zero.lens.lens import Flight
+    from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes one revision for all schemas of a project.
+
+    :param hidden: (schema, table) pairs that versions do not show: the version table.
+    """
+
+    connection: Connection
+    server_version: int
+    flights: Sequence[Flight]
+    hidden: frozenset[tuple[str, str]]
+
+    def check(self, revision: str, schemas: Sequence[str]) -> None:
+        """Refuse a revision whose version schema is taken by something that is not ours.
+
+        :raises RefusedError: says by what.
+        """
+        for schema in schemas:
+            name = version_schema(revision, schema)
+            rows = read_rows(self.connection, "schema_comment", schema=name)
+            if rows and not (rows[0]["comment"] or "").startswith(TOMBSTONE_COMMENT):
+                raise RefusedError(
+                    f"revision {revision!r}: schema {name} exists already ({rows[0]['comment'] or 'no comment'}); "
+                    "nothing was changed",
+                    code="ZD240",
+                    revision=revision,
+                )
+
+    def statements(self, revision: str, schemas: Sequence[str]) -> list[str]:
+        """Return the statements that publish *revision*; an earlier tombstone of it goes first."""
+        statements: list[str] = []
+        with qualified_names(self.connection):
+            for schema in schemas:
+                name = version_schema(revision, schema)
+                statements += self.prune(name)
+                grants = tuple(
+                    Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema)
+                )
+                statements += render_schema(VersionSchema(name, revision, schema, grants))
+                statements += self._views(name, schema)
+        return statements
+
+    def _views(self, view_schema: str, schema: str) -> list[str]:
+        statements: list[str] = []
+        flights = {f.oid: f for f in self.flights}
+        for row in read_rows(self.connection, "schema_views", schema=schema):
+            if (schema, row["name"]) in self.hidden:
+                continue
+            flight = flights.get(row["oid"])
+            if flight is None:
+                statements += self._plain_view(view_schema, schema, row)
+            elif not any(level.dropped for level in flight.levels):
+                facts = read_facts(self.connection, flight.schema, flight.name)
+                level = len(flight.levels)
+                statements += render_view(
+                    view_of_flight(view_schema, flight, level, facts, self.server_version)
+                )
+        return statements
+
+    def _plain_view(self, view_schema: str, schema: str, row: Mapping[str, Any]) -> list[str]:
+        facts = TableFacts(
+            oid=row["oid"],
+            schema=schema,
+            name=row["name"],
+            owner=row["owner"],
+            kind="r",
+            blocks=0,
+            rows=0,
+            grants=tuple(Grant(*entry) for entry in row["grants"]),
+            column_grants=tuple(Grant(*entry) for entry in row["column_grants"]),
+        )
+        columns = [ViewColumn(name, name, comment=comment) for name, comment in row["columns"]]
+        return render_view(view_of_table(view_schema, facts, columns, row["comment"], self.server_version))
+
+    def prune(self, view_schema: str) -> list[str]:
+        """Return the statements that remove a tombstone, none if there is none."""
+        rows = read_rows(self.connection, "schema_comment", schema=view_schema)
+        if not rows or not (rows[0]["comment"] or "").startswith(TOMBSTONE_COMMENT):
+            return []
+        views = [row["name"] for row in read_rows(self.connection, "views", schema=view_schema)]
+        return render_prune(view_schema, views)
+
+    def tomb_functions(self, revision: str, schemas: Sequence[str], successor: str) -> list[str]:
+        """Return the functions of a version's tombstones; they must be there before the first table's."""
+        return [
+            text
+            for schema in self._existing(revision, schemas)
+            for text in render_tomb_functions(version_schema(revision, schema), revision, successor)
+        ]
+
+    def bury(
+        self, revision: str, schemas: Sequence[str], successor: str, handled: Mapping[str, Sequence[str]]
+    ) -> list[str]:
+        """Return the statements that end a version: tombstones for all its remaining views.
+
+        :param handled: by version schema, views that a table's own step has buried already.
+        """
+        statements: list[str] = []
+        for schema in self._existing(revision, schemas):
+            name = version_schema(revision, schema)
+            for row in read_rows(self.connection, "views", schema=name):
+                if row["name"] not in handled.get(name, ()):
+                    statements += self._bury_view(name, schema, row["name"])
+            statements += render_bury(name, revision, successor)
+        return statements
+
+    def _bury_view(self, view_schema: str, schema: str, name: str) -> list[str]:
+        try:
+            spec = read_spec(self.connection, schema, name)
+        except LookupError:
+            spec = read_spec(self.connection, view_schema, name)
+        view = read_spec(self.connection, view_schema, name)
+        names = {c.name for c in view.columns}
+        usable = tuple(i for i in spec.indexes if set(i.columns) <= names)
+        table = ident(JOURNAL_SCHEMA, tomb_table(view_schema, name))
+        return [
+            f"DROP VIEW IF EXISTS {ident(view_schema, name)}",
+            f"DROP TABLE IF EXISTS {table}",
+            *tombstone_of(view_schema, replace(view, indexes=usable)),
+        ]
+
+    def _existing(self, revision: str, schemas: Sequence[str]) -> list[str]:
+        return [
+            schema
+            for schema in schemas
+            if read_rows(self.connection, "schema_comment", schema=version_schema(revision, schema))
+        ]

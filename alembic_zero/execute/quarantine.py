@@ -1,0 +1,93 @@
+"""Which rows are quarantined, and why: found out again on demand, as triggers record nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.lens.compose import Composer
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.quoting import ident, literal
+from alembic_zero.sql.triggers import quarantined_condition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic_zero.lens.lens import Flight, Level, Rule
+    from sqlalchemy.engine import Connection
+
+
+def count_quarantined(connection: Connection, flight: Flight) -> int:
+    """Return how many rows of a table are quarantined."""
+    condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
+    table = ident(flight.schema, flight.name)
+    return int(
+        connection.exec_driver_sql(f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one()
+    )
+
+
+def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> list[dict[str, Any]]:
+    """Return key and error of some quarantined rows.
+
+    :param connection: in a transaction; every attempt runs behind a savepoint.
+    """
+    keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.oid)]
+    shown = ", ".join(f"t.{ident(key)}::text" for key in keys) or "t.ctid::text"
+    condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
+    rows = connection.exec_driver_sql(
+        f"SELECT t.ctid::text, ROW({shown})::text FROM {ident(flight.schema, flight.name)} AS t "
+        f"WHERE {condition} ORDER BY t.ctid LIMIT {limit}"
+    ).all()
+    name = f"({', '.join(keys) or 'ctid'})"
+    return [{"key": f"{name}={row[1]}", "error": _explain(connection, flight, row[0])} for row in rows]
+
+
+def _explain(connection: Connection, flight: Flight, tid: str) -> str:
+    for level in flight.levels:
+        for statement, failure in _attempts(flight, level, tid):
+            savepoint = connection.begin_nested()
+            try:
+                value = connection.exec_driver_sql(
+                    statement, execution_options={"no_parameters": True}
+                ).scalar()
+            except DBAPIError as error:
+                savepoint.rollback()
+                diagnostics = getattr(error.orig, "diag", None)
+                return str(getattr(diagnostics, "message_primary", None) or error.orig)
+            savepoint.commit()
+            if value is False:
+                return failure
+    return "the row fits by now: any update of it ends the quarantine"
+
+
+def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
+    def call(function: str, arguments: Sequence[str]) -> str:
+        return render_call(JOURNAL_SCHEMA, function, arguments)
+
+    def read(cell: str) -> str:
+        return f"t.{ident(str(flight.cell(cell).physical))}"
+
+    composer = Composer(flight, level.ups, call, read)
+    values = {edge.target: composer.apply(edge) for edge in level.ups}
+    source = f"FROM {ident(flight.schema, flight.name)} AS t WHERE t.ctid = {literal(tid)}::tid"
+    attempts = [(f"SELECT ({value}) IS NULL OR true {source}", "") for value in values.values()]
+    for rule in level.rules:
+        inputs = [values.get(c) or composer.value(c) for c in rule.cells]
+        attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))
+    return attempts
+
+
+def _condition(rule: Rule, inputs: Sequence[str], call: Any) -> str:
+    if rule.check is None:
+        return f"({inputs[0]}) IS NOT NULL"
+    return f"({call(str(rule.function), inputs)}) IS NOT FALSE"
+
+
+def _broken(rule: Rule, flight: Flight) -> str:
+    if rule.check is not None:
+        return f"violates check constraint {rule.name!r}"
+    names = {cell: name for number in range(len(flight.levels) + 1) for name, cell in flight.shape_at(number)}
+    return f"null value in column {names[rule.cells[0]]!r}"

@@ -1,0 +1,680 @@
+"""Try a revision in a transaction that is rolled back, and learn its lenses from the server.
+
+Every operation runs as plain DDL on an empty copy of the table. So the server itself says what the
+table will be, how definitions carry over to a changed column, what an expression reads, and
+whether it fits.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from alembic.operations import Operations
+from alembic.operations.ops import AlterColumnOp
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import schema as sa_schema
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import read_spec
+from alembic_zero.catalog.snapshot import Column, ForeignKey, TableFacts, TableSpec
+from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.errors import RefusedError
+from alembic_zero.operations.irreversible import Irreversible
+from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
+from alembic_zero.sql import ddl
+from alembic_zero.sql.functions import Form, render_function
+from alembic_zero.sql.quoting import ident, literal
+from alembic_zero.sql.triggers import last_trigger_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alembic_zero.catalog.snapshot import Check, Index
+    from alembic_zero.operations.base import ZdTableOperation
+    from alembic_zero.plan.items import Item
+    from sqlalchemy.engine import Connection
+
+TRIAL_SCHEMA = "_zd_trial"
+_PROBE = "_zd_probe"
+
+
+def run_sql(connection: Connection, text: str) -> Any:
+    """Send finished text without any parameter processing."""
+    return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+
+
+def _cause(error: DBAPIError) -> str:
+    diagnostics = getattr(error.orig, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
+    detail = getattr(diagnostics, "message_detail", None)
+    return f"{message} ({detail})" if detail else str(message)
+
+
+@dataclass
+class _Draft:
+    """A level that grows with each operation on its table."""
+
+    flight: Flight
+    facts: TableFacts
+    generation: int
+    spec: TableSpec
+    shape: dict[str, str]
+    cells: dict[str, Cell]
+    columns: dict[str, Column] = field(default_factory=dict)
+    ups: list[Edge] = field(default_factory=list)
+    downs: list[Edge] = field(default_factory=list)
+    foreign_keys: list[tuple[ForeignKey, bool]] = field(default_factory=list)
+    sources: dict[str, str | None] = field(default_factory=dict)
+    dropped: bool = False
+    count: int = 0
+
+    def fresh(self, kind: str) -> str:
+        """Return a new name that belongs to this generation."""
+        self.count += 1
+        return f"{kind}_{self.generation}_{self.count}"
+
+
+class TableTrial:
+    """The trial of all operations on one table.
+
+    :param connection: inside a transaction that will be rolled back.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        flight: Flight,
+        facts: TableFacts,
+        generation: int,
+        options: dict[str, Any],
+    ) -> None:
+        self._connection = connection
+        self._options = options
+        spec = flight.spec_at(len(flight.levels))
+        shape = dict(flight.shape_at(len(flight.levels)))
+        self.draft = _Draft(
+            flight, facts, generation, spec, shape, {c.id: c for c in flight.cells},
+            columns={shape[c.name]: c for c in spec.columns},
+        )  # fmt: skip
+        self.draft.foreign_keys = [
+            (replace(f, columns=tuple(shape[c] for c in f.columns)), False) for f in spec.foreign_keys
+        ]
+        self._item: Item | None = None
+        self._generated = {edge.target: edge for edge in flight.generated}
+        for statement in ddl.create_copy(spec, TRIAL_SCHEMA):
+            self._run(statement)
+
+    # -- talking to the server ------------------------------------------------------------
+
+    def _run(self, text: str) -> Any:
+        return run_sql(self._connection, text)
+
+    @property
+    def _table(self) -> str:
+        return ident(TRIAL_SCHEMA, self.draft.spec.name)
+
+    @contextmanager
+    def _savepoint(self, *, keep: bool = False) -> Iterator[None]:
+        savepoint = self._connection.begin_nested()
+        try:
+            yield
+        except BaseException:
+            savepoint.rollback()
+            raise
+        if keep:
+            savepoint.commit()
+        else:
+            savepoint.rollback()
+
+    def _refuse(self, problem: str, code: str = "ZD201", cause: BaseException | None = None) -> RefusedError:
+        item = self._item
+        where = item.describe() if item else self.draft.flight.name
+        error = RefusedError(
+            f"{where}: {problem}; nothing was changed",
+            code=code,
+            revision=item.revision if item else None,
+            table=f"{self.draft.flight.schema}.{self.draft.flight.name}",
+        )
+        error.__cause__ = cause
+        return error
+
+    def _read_spec(self) -> TableSpec:
+        return read_spec(self._connection, TRIAL_SCHEMA, self.draft.spec.name)
+
+    # -- operations -----------------------------------------------------------------------
+
+    def apply(self, item: Item) -> None:
+        """Apply one operation to the copy and to the draft of the lens.
+
+        :raises RefusedError: it cannot work; the message says why.
+        """
+        self._item = item
+        operation = item.operation
+        if isinstance(operation, ZdAddColumnOp):
+            self._add_column(operation)
+        elif isinstance(operation, ZdAlterColumnOp):
+            self._alter_column(operation)
+        elif isinstance(operation, ZdDropColumnOp):
+            self._drop_column(operation)
+        elif isinstance(operation, ZdRenameTableOp):
+            self._rename_table(operation)
+        elif isinstance(operation, ZdDropTableOp):
+            self._drop_table()
+
+    def _apply_plain(self, operation: ZdTableOperation) -> list[ForeignKey]:
+        """Run the plain DDL on the copy; return the foreign keys that it would have added."""
+        statements, foreign_keys = render_plain(operation, self._options)
+        try:
+            for statement in statements:
+                self._run(statement)
+        except DBAPIError as error:
+            raise self._refuse(_cause(error), cause=error) from error
+        return foreign_keys
+
+    def _column(self, name: str) -> Column:
+        column = self.draft.spec.column(name)
+        if column is None:
+            known = ", ".join(c.name for c in self.draft.spec.columns)
+            raise self._refuse(f"there is no column {name!r} (columns: {known})", "ZD202")
+        return column
+
+    def _add_column(self, operation: ZdAddColumnOp) -> None:
+        draft, name = self.draft, operation.column_name
+        if draft.spec.column(name) is not None:
+            raise self._refuse(f"column {name!r} exists already", "ZD203")
+        if len(draft.facts.physical_names) > 1500:  # noqa: PLR2004 - of 1,600 slots, dropped ones included
+            raise self._refuse("the table has hardly any column slots left (limit 1,600)")
+        before = draft.spec
+        with self._savepoint():
+            self._apply_plain(operation)
+            column = self._read_spec().column(name)
+        assert column is not None  # noqa: S101 - just added
+        self._check_addable(operation, column)
+        expression = operation.up or (column.default if column.default_volatile else None)
+        cell = self._new_cell(column)
+        if expression is not None:
+            draft.ups.append(self._probe("up", expression, before, cell, column))
+        foreign_keys = self._apply_plain(operation)
+        self._refresh({name: cell.id})
+        draft.foreign_keys += [(replace(f, columns=(cell.id,)), True) for f in foreign_keys]
+
+    def _check_addable(self, operation: ZdAddColumnOp, column: Column) -> None:
+        if column.generated == "s":
+            raise self._refuse(
+                "a stored generated column rewrites the table under ACCESS EXCLUSIVE; add an ordinary column with up= "
+                "and keep it in the application, or a virtual one (PostgreSQL 18)",
+                "ZD204",
+            )
+        if column.identity is not None:
+            raise self._refuse(
+                "adding an identity column rewrites the table; add the column with up= first", "ZD204"
+            )
+        empty = operation.up is None and column.default is None and not column.generated
+        if column.not_null and empty:
+            raise self._refuse(
+                f"column {column.name!r} is NOT NULL without up= or server_default=: old clients could not insert",
+                "ZD205",
+            )
+
+    def _drop_column(self, operation: ZdDropColumnOp) -> None:
+        draft, name = self.draft, operation.column_name
+        column = self._column(name)
+        self._check_droppable(name)
+        cell = draft.cells[draft.shape[name]]
+        fills_itself = (
+            not column.not_null or column.default is not None or column.identity or column.generated
+        )
+        if not isinstance(operation.down, str) and not fills_itself:
+            raise self._refuse(
+                f"column {name!r} is NOT NULL without a default: new clients' rows need down= for the old version",
+                "ZD206",
+            )
+        self._apply_plain(operation)
+        self._refresh({})
+        if isinstance(operation.down, str):
+            draft.downs.append(self._probe("down", operation.down, draft.spec, cell, column))
+
+    def _check_droppable(self, name: str) -> None:
+        physical = self.draft.cells[self.draft.shape[name]].physical
+        for column, thing in self.draft.facts.dependents:
+            if column == physical:
+                raise self._refuse(f"{thing} depends on column {name!r}; drop or change it first", "ZD207")
+        for table, constraint, columns in self.draft.facts.referencing:
+            if physical in columns:
+                raise self._refuse(
+                    f"foreign key {constraint!r} of {table} references column {name!r}; "
+                    "a change across tables is not supported yet: drop the foreign key first",
+                    "ZD208",
+                )
+
+    def _alter_column(self, operation: ZdAlterColumnOp) -> None:
+        name = operation.column_name
+        column = self._column(name)
+        after_name = operation.new_column_name or name
+        if after_name != name and self.draft.spec.column(after_name) is not None:
+            raise self._refuse(f"column {after_name!r} exists already", "ZD203")
+        before = self.draft.spec
+        cell = self.draft.cells[self.draft.shape[name]]
+        with self._savepoint():
+            self._apply_plain(operation)
+            after = self._read_spec().column(after_name)
+        assert after is not None  # noqa: S101 - just altered
+        if not self._copies(operation, column, after):
+            self._apply_plain(operation)
+            self._refresh({after_name: cell.id})
+            return
+        self._check_droppable(name)
+        self._check_reversible(operation, column, after)
+        sequence = bool(column.identity or (column.owned_sequence and column.default == after.default))
+        copy = self._new_cell(after, sequence_of=cell.id if sequence else None)
+        self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))
+        self._apply_plain(operation)
+        self._refresh({after_name: copy.id})
+        self.draft.sources[copy.id] = cell.id
+        if not isinstance(operation.down, Irreversible):
+            down = operation.down or ident(after_name)
+            self.draft.downs.append(self._probe("down", down, self.draft.spec, cell, column))
+
+    def _copies(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> bool:
+        """Return whether the change needs a column of its own; name, default and comment do not."""
+        if (before.generated, bool(before.identity)) != (after.generated, bool(after.identity)):
+            raise self._refuse(
+                "a column cannot become identity or generated, or stop being so, in flight", "ZD204"
+            )
+        if before.generated and (operation.up or before.type != after.type):
+            raise self._refuse("a generated column cannot be copied; drop it and add another", "ZD204")
+        return bool(
+            operation.up is not None
+            or operation.down is not None
+            or (before.type, before.collation, before.not_null)
+            != (after.type, after.collation, after.not_null)
+        )
+
+    def _check_reversible(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> None:
+        fills_itself = before.default is not None or before.identity is not None
+        if before.not_null and not after.not_null and operation.down is None:
+            raise self._refuse(
+                f"column {before.name!r} becomes nullable: down= must say what old clients read for NULL",
+                "ZD206",
+            )
+        if isinstance(operation.down, Irreversible) and before.not_null and not fills_itself:
+            raise self._refuse(
+                f"column {before.name!r} is NOT NULL without a default: IRREVERSIBLE leaves new clients' inserts "
+                "without a value for it",
+                "ZD206",
+            )
+
+    def _rename_table(self, operation: ZdRenameTableOp) -> None:
+        self._apply_plain(operation)
+        self.draft.spec = replace(self.draft.spec, name=operation.new_table_name)
+        self._refresh({})
+
+    def _drop_table(self) -> None:
+        facts = self.draft.facts
+        for table, constraint, _columns in facts.referencing:
+            if table != f"{_plain_name(facts.schema)}.{_plain_name(facts.name)}":
+                raise self._refuse(
+                    f"foreign key {constraint!r} of {table} references it; drop that first", "ZD208"
+                )
+        for column, thing in facts.dependents:
+            raise self._refuse(f"{thing} depends on its column {column!r}; drop or change it first", "ZD207")
+        self.draft.dropped = True
+
+    # -- the draft ------------------------------------------------------------------------
+
+    def _new_cell(self, column: Column, sequence_of: str | None = None) -> Cell:
+        cell = Cell(
+            self.draft.fresh("c"),
+            column.type,
+            column.collation,
+            generated=bool(column.generated),
+            sequence_of=sequence_of,
+        )
+        self.draft.cells[cell.id] = cell
+        return cell
+
+    def _refresh(self, changed: dict[str, str]) -> None:
+        """Read the copy again and carry names over to cells; *changed* maps new names to cells."""
+        draft = self.draft
+        spec = self._read_spec()
+        shape = {}
+        for column in spec.columns:
+            shape[column.name] = changed.get(column.name) or draft.shape[column.name]
+        draft.spec, draft.shape = spec, shape
+        for column in spec.columns:
+            draft.columns[shape[column.name]] = column
+
+    def _probe(self, direction: str, expression: str, spec: TableSpec, target: Cell, column: Column) -> Edge:
+        """Return the edge for an expression, after the server has parsed it in every form that counts.
+
+        :raises RefusedError: it does not parse, has the wrong type, or reads another table.
+        """
+        arguments = f"{direction}= {expression!r}"
+        name = self.draft.fresh(direction)
+        with self._savepoint():
+            try:
+                inputs = self._read_inputs(expression, spec)
+                self._check_update_form(expression, spec, column)
+                form = self._find_form(name, expression, spec, inputs, column)
+            except DBAPIError as error:
+                raise self._refuse(f"{arguments}: {_cause(error)}", "ZD210", error) from error
+        cells = tuple(self.draft.shape[i] for i in inputs)
+        for cell in cells:
+            self._bind_generated(cell, spec)
+        types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
+        definition = render_function((JOURNAL_SCHEMA, name), types, column.type, expression, form, spec.name)
+        return Edge(target.id, cells, name, definition, str(self._item and self._item.describe()), expression)
+
+    def _bind_generated(self, cell_id: str, spec: TableSpec) -> None:
+        """Make a function of a generated column: BEFORE triggers see NULL where the backfill sees the value."""
+        if not self.draft.cells[cell_id].generated or cell_id in self._generated:
+            return
+        name = next(n for n, c in self.draft.shape.items() if c == cell_id)
+        column = spec.column(name)
+        assert column is not None  # noqa: S101
+        assert column.default is not None  # noqa: S101 - a generated column has an expression
+        target = self.draft.cells[cell_id]
+        self._generated[cell_id] = self._probe("generated", column.default, spec, target, column)
+
+    def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
+        probe = ident(TRIAL_SCHEMA, _PROBE)
+        table = ident(TRIAL_SCHEMA, spec.name)
+        self._run(f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
+        rows = self._run(
+            "SELECT c.oid::regclass::text AS relation, c.oid = "
+            f"{literal(table)}::regclass AS own, a.attname FROM pg_rewrite r "
+            "JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid "
+            "JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid "
+            "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0 "
+            f"WHERE r.ev_class = {literal(probe)}::regclass AND c.oid <> r.ev_class AND c.relkind <> 'S' "
+            "ORDER BY a.attnum"
+        ).all()
+        others = sorted({row[0] for row in rows if not row[1]})
+        if others:
+            raise self._refuse(
+                f"expression {expression!r} reads {', '.join(others)}; only columns of {spec.name!r} can be used yet",
+                "ZD211",
+            )
+        return tuple(dict.fromkeys(row[2] for row in rows if row[2] is not None))
+
+    def _check_update_form(self, expression: str, spec: TableSpec, column: Column) -> None:
+        """UPDATE refuses aggregates and set-returning functions, which a function body lets pass."""
+        table = ident(TRIAL_SCHEMA, spec.name)
+        self._run(ddl.add_column(table, column, _PROBE))
+        self._run(f"UPDATE {table} SET {ident(_PROBE)} = ({expression}\n)")
+
+    def _find_form(
+        self, name: str, expression: str, spec: TableSpec, inputs: Sequence[str], column: Column
+    ) -> Form:
+        types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
+        failure: DBAPIError | None = None
+        for form in Form:
+            text = render_function((TRIAL_SCHEMA, name), types, column.type, expression, form, spec.name)
+            try:
+                with self._savepoint():
+                    self._run(text)
+            except DBAPIError as error:
+                failure = failure or error
+            else:
+                return form
+        assert failure is not None  # noqa: S101 - the loop ran
+        raise failure
+
+    # -- the result -----------------------------------------------------------------------
+
+    def finish(self, migration: int, revision: str, *, taken_relations: set[str]) -> Flight:
+        """Return the flight with the new level on top.
+
+        :param taken_relations: names of relations in the table's schema that an index may not take.
+        """
+        draft = self.draft
+        self._item = None
+        before = {cell for _, cell in draft.flight.shape_at(len(draft.flight.levels))}
+        self._name_cells(before)
+        spec = self._carried_spec()
+        derived = {edge.target for edge in draft.ups}
+        physical = None if draft.dropped else self._physical_spec()
+        level = Level(
+            generation=draft.generation,
+            revision=revision,
+            migration=migration,
+            spec=spec,
+            shape=tuple((c.name, draft.shape[c.name]) for c in spec.columns),
+            ups=tuple(draft.ups),
+            downs=tuple(draft.downs),
+            dropped=draft.dropped,
+        )
+        if physical is not None:
+            level = replace(
+                level,
+                rules=tuple(self._rules(spec, physical, before, derived)),
+                checks=tuple(self._checks(spec, physical, before, derived)),
+                indexes=tuple(self._indexes(spec, physical, before, taken_relations)),
+                foreign_keys=tuple(self._foreign_keys(spec, before)),
+                statistics=tuple(s for s in spec.statistics if self._touches(s.columns, before)),
+            )
+        result = replace(
+            draft.flight,
+            levels=(*draft.flight.levels, level),
+            cells=tuple(draft.cells.values()),
+            generated=tuple(self._generated.values()),
+        )
+        result = replace(result, cells=tuple(c for c in result.cells if c.id in self._wanted(result)))
+        return replace(
+            result,
+            has_marker=draft.flight.has_marker or bool(result.sync_levels),
+            last_trigger=draft.flight.last_trigger or last_trigger_name(t.name for t in draft.facts.triggers),
+        )
+
+    def _wanted(self, flight: Flight) -> set[str]:
+        generated = {cell for edge in flight.generated for cell in (edge.target, *edge.inputs)}
+        return flight.used_cells() | generated
+
+    def _name_cells(self, before: set[str]) -> None:
+        """Give every new cell that the after-shape shows a physical name: its own, where that is free."""
+        draft = self.draft
+        taken = set(draft.facts.physical_names) | {MARKER}
+        for number in range(len(draft.flight.levels) + 1):
+            taken |= {name for name, _ in draft.flight.shape_at(number)}
+        taken |= {name for name, cell in draft.shape.items() if cell in before}
+        for name, cell_id in draft.shape.items():
+            if cell_id in before:
+                continue
+            physical = name if name not in taken else internal_name("_zd", str(draft.generation), name)
+            taken.add(physical)
+            draft.cells[cell_id] = replace(draft.cells[cell_id], physical=physical)
+
+    def _origin(self, cell_id: str) -> str:
+        """Return the cell of the before-shape that a copy descends from, by way of other copies."""
+        source = self.draft.sources.get(cell_id)
+        return cell_id if source is None else self._origin(source)
+
+    def _carried_spec(self) -> TableSpec:
+        """Return the copy's description with what a copy in another schema cannot keep."""
+        draft = self.draft
+        old = draft.flight.spec_at(len(draft.flight.levels))
+        old_columns = {
+            cell: old.column(name) for name, cell in draft.flight.shape_at(len(draft.flight.levels))
+        }
+        by_index = {i.name: i for i in old.indexes}
+        by_check = {c.name: c for c in old.checks}
+        by_statistics = {s.name: s for s in old.statistics}
+        names = {cell: name for name, cell in draft.shape.items()}
+        return replace(
+            draft.spec,
+            schema=draft.flight.schema,
+            comment=old.comment,
+            columns=tuple(
+                self._carried_column(c, old_columns.get(self._origin(draft.shape[c.name])))
+                for c in draft.spec.columns
+            ),
+            indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in draft.spec.indexes),
+            checks=tuple(
+                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c
+                for c in draft.spec.checks
+            ),
+            statistics=tuple(
+                replace(
+                    s,
+                    schema=by_statistics[s.name].schema,
+                    comment=by_statistics[s.name].comment,
+                    target=by_statistics[s.name].target,
+                )
+                if s.name in by_statistics
+                else replace(s, schema=draft.flight.schema)
+                for s in draft.spec.statistics
+            ),  # fmt: skip
+            foreign_keys=tuple(
+                replace(f, columns=tuple(names[self._latest(c)] for c in f.columns))
+                for f, _new in draft.foreign_keys
+                if all(self._latest(c) in names for c in f.columns)
+            ),
+        )
+
+    def _latest(self, cell_id: str) -> str:
+        """Return the newest copy that descends from a cell."""
+        for copy, source in self.draft.sources.items():
+            if source == cell_id:
+                return self._latest(copy)
+        return cell_id
+
+    def _carried_column(self, column: Column, old: Column | None) -> Column:
+        if old is None:
+            return column
+        identity = column.identity
+        if identity is not None and old.identity is not None:
+            identity = replace(identity, sequence=old.identity.sequence)
+        return replace(column, identity=identity, owned_sequence=old.owned_sequence)
+
+    def _carried_index(self, index: Index, old: Index | None) -> Index:
+        if old is None:
+            return index
+        return replace(
+            index, comment=old.comment, statistics=old.statistics, clustered=old.clustered,
+            replica_identity=old.replica_identity,
+        )  # fmt: skip
+
+    def _physical_spec(self) -> TableSpec:
+        """Return the copy's description with every column under its physical name."""
+        pairs = [(name, str(self.draft.cells[cell].physical)) for name, cell in self.draft.shape.items()]
+        with self._savepoint():
+            for statement in ddl.rename_pairs(pairs, self._table):
+                self._run(statement)
+            return self._read_spec()
+
+    def _touches(self, columns: Sequence[str], before: set[str]) -> bool:
+        return any(self.draft.shape[c] not in before for c in columns)
+
+    def _rules(
+        self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]
+    ) -> Iterator[Rule]:
+        for column in spec.columns:
+            cell = self.draft.shape[column.name]
+            if column.not_null and cell not in before and cell in derived:
+                yield Rule(column.not_null_name, (cell,), helper_name=self.draft.fresh("_zd_not_null"))
+        texts = {c.name: c.definition for c in physical.checks}
+        for check in spec.checks:
+            cells = [self.draft.shape[c] for c in check.columns]
+            if self._is_new_check(check, before) and any(c in derived for c in cells):
+                yield self._check_rule(check, cells, texts[check.name], spec)
+
+    def _check_rule(self, check: Check, cells: Sequence[str], text: str, spec: TableSpec) -> Rule:
+        name = self.draft.fresh("check")
+        types = [(c, self.draft.cells[cell].type) for c, cell in zip(check.columns, cells, strict=True)]
+        definition = render_function(
+            (JOURNAL_SCHEMA, name), types, "boolean", check.expression, Form.PLAIN, spec.name
+        )
+        helper = self.draft.fresh("_zd_check")
+        return Rule(check.name, tuple(cells), name, definition, check, text, helper)
+
+    def _is_new_check(self, check: Check, before: set[str]) -> bool:
+        old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
+        return check.name not in old or self._touches(check.columns, before)
+
+    def _checks(
+        self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]
+    ) -> Iterator[NewCheck]:
+        texts = {c.name: c.definition for c in physical.checks}
+        old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
+        for check in spec.checks:
+            cells = [self.draft.shape[c] for c in check.columns]
+            if self._is_new_check(check, before) and not any(c in derived for c in cells):
+                name = self.draft.fresh("_zd_check") if check.name in old else check.name
+                yield NewCheck(name, texts[check.name], check)
+
+    def _indexes(
+        self, spec: TableSpec, physical: TableSpec, before: set[str], taken: set[str]
+    ) -> Iterator[NewIndex]:
+        texts = {i.name: i.definition for i in physical.indexes}
+        for index in spec.indexes:
+            if not self._touches(index.columns, before):
+                continue
+            if index.constraint == "x":
+                raise self._refuse(
+                    f"exclusion constraint {index.name!r} cannot be built concurrently", "ZD204"
+                )
+            name = index.name if index.name not in taken else self.draft.fresh("_zd_index")
+            taken.add(name)
+            yield NewIndex(name, texts[index.name], index)
+
+    def _foreign_keys(self, spec: TableSpec, before: set[str]) -> Iterator[NewForeignKey]:
+        old = {f.name for f in self.draft.flight.spec_at(len(self.draft.flight.levels)).foreign_keys}
+        for foreign_key in spec.foreign_keys:
+            if not self._touches(foreign_key.columns, before):
+                continue
+            name = self.draft.fresh("_zd_fkey") if foreign_key.name in old else foreign_key.name
+            columns = tuple(str(self.draft.cells[self.draft.shape[c]].physical) for c in foreign_key.columns)
+            yield NewForeignKey(name, columns, foreign_key)
+
+
+def _plain_name(name: str) -> str:
+    return name if name.isidentifier() and name.islower() else ident(name)
+
+
+def render_plain(operation: ZdTableOperation, options: dict[str, Any]) -> tuple[list[str], list[ForeignKey]]:
+    """Return an operation's plain DDL for the trial copy, with foreign keys apart."""
+    statements: list[str] = []
+    foreign_keys: list[ForeignKey] = []
+    context = MigrationContext(PGDialect(paramstyle="named"), None, {**options, "as_sql": True})  # type: ignore[no-untyped-call]
+
+    def capture(construct: Any, *_args: Any, **_kw: Any) -> None:
+        text = (
+            construct
+            if isinstance(construct, str)
+            else str(construct.compile(dialect=context.dialect)).strip()
+        )
+        element = getattr(construct, "element", None)
+        if isinstance(construct, sa_schema.AddConstraint) and isinstance(
+            element, sa_schema.ForeignKeyConstraint
+        ):
+            foreign_keys.append(_foreign_key(operation.table_name, element, text))
+        else:
+            statements.append(text)
+
+    context.impl._exec = capture  # type: ignore[method-assign] # noqa: SLF001 - Alembic's one exit for SQL
+    operations = Operations(context)
+    for plain in operation.plain_operations():
+        plain.schema = TRIAL_SCHEMA  # type: ignore[attr-defined]
+        if isinstance(plain, AlterColumnOp) and plain.modify_type is not None:
+            plain.kw = {**plain.kw, "postgresql_using": "NULL"}
+            if plain.modify_server_default is not False:
+                table = ident(TRIAL_SCHEMA, operation.table_name)
+                statements.append(ddl.set_default(table, plain.column_name, None))
+        operations.invoke(plain)
+    return statements, foreign_keys
+
+
+def _foreign_key(table: str, constraint: Any, text: str) -> ForeignKey:
+    columns = tuple(str(name) for name in constraint.column_keys)
+    element = constraint.elements[0]
+    return ForeignKey(
+        name=str(constraint.name or internal_name(table, *columns, "fkey")),
+        columns=columns,
+        suffix=text[text.index(" REFERENCES ") + 1 :],
+        referenced=str(element.target_fullname).rpartition(".")[0],
+    )

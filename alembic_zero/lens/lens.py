@@ -1,0 +1,228 @@
+"""Shapes and lenses: what each version of a table in flight looks like, and how they map.
+
+A *cell* is one instance of a column. A column that a revision does not copy is the same cell in
+both shapes, however it is called there. Cells that no live version shows are *virtual*: they exist
+only inside expressions, so that several operations on one column compose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableSpec
+from alembic_zero.plain import PlainData
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUARANTINE_OFFSET = 1_000_000_000
+"""A quarantined row's marker is minus (offset + generation whose derivation failed)."""
+
+FIRST_TAG, LAST_TAG = -999_999_999, -1
+"""Markers in this range exist only on the way into the trigger: the writer's version."""
+
+
+@dataclass(frozen=True)
+class Cell(PlainData):
+    """One instance of a column; *physical* is its name in the base table, None if virtual.
+
+    *sequence_of* names the cell whose identity or serial default also feeds this copy.
+    """
+
+    id: str
+    type: str
+    collation: str | None
+    physical: str | None = None
+    generated: bool = False
+    sequence_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Edge(PlainData):
+    """How *target* follows from *inputs*: an early-bound function and the text that creates it."""
+
+    target: str
+    inputs: tuple[str, ...]
+    function: str
+    definition: str
+    source: str
+    expression: str
+
+
+@dataclass(frozen=True)
+class Rule(PlainData):
+    """A NOT NULL (*check* is None) or CHECK that a level adds to derived cells.
+
+    Until the contract the trigger enforces it: an error for writers of that level and above,
+    quarantine for older ones.
+    """
+
+    name: str | None
+    cells: tuple[str, ...]
+    function: str | None = None
+    definition: str | None = None
+    check: Check | None = None
+    physical_check: str | None = None
+    helper_name: str = ""
+
+
+@dataclass(frozen=True)
+class NewIndex(PlainData):
+    """An index that a level adds, under *physical* until the contract renames it."""
+
+    physical: str
+    physical_definition: str
+    index: Index
+
+
+@dataclass(frozen=True)
+class NewForeignKey(PlainData):
+    """A foreign key that a level adds, under *physical* until the contract renames it."""
+
+    physical: str
+    physical_columns: tuple[str, ...]
+    foreign_key: ForeignKey
+
+
+@dataclass(frozen=True)
+class NewCheck(PlainData):
+    """A CHECK over cells that nothing derives: an ordinary constraint from the start."""
+
+    physical: str
+    physical_definition: str
+    check: Check
+
+
+@dataclass(frozen=True)
+class Level(PlainData):
+    """One revision's (or one upgrade's) change of a table, and the shape after it.
+
+    *shape* maps logical column names to cell ids, in the order of ``spec.columns``. *ups* and
+    *downs* stand in the order of the operations; downs are applied in reverse.
+    """
+
+    generation: int
+    revision: str
+    migration: int
+    spec: TableSpec
+    shape: tuple[tuple[str, str], ...]
+    ups: tuple[Edge, ...] = ()
+    downs: tuple[Edge, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    indexes: tuple[NewIndex, ...] = ()
+    foreign_keys: tuple[NewForeignKey, ...] = ()
+    checks: tuple[NewCheck, ...] = ()
+    statistics: tuple[Statistics, ...] = ()
+    dropped: bool = False
+
+    @property
+    def syncs(self) -> bool:
+        """Return whether rows must be kept in step with the shape before."""
+        return bool(self.ups or self.downs or self.rules)
+
+
+@dataclass(frozen=True)
+class Flight(PlainData):
+    """A table in flight: its oldest live shape and the levels above it, oldest first."""
+
+    oid: int
+    schema: str
+    name: str
+    spec: TableSpec
+    shape: tuple[tuple[str, str], ...]
+    cells: tuple[Cell, ...]
+    levels: tuple[Level, ...] = ()
+    generated: tuple[Edge, ...] = ()
+    owner_rights: bool = False
+    user_triggers: bool = False
+    last_trigger: str = ""
+    has_marker: bool = False
+
+    def cell(self, cell_id: str) -> Cell:
+        """Return the cell with this id."""
+        return next(c for c in self.cells if c.id == cell_id)
+
+    def shape_at(self, level: int) -> tuple[tuple[str, str], ...]:
+        """Return the shape of level number *level*; 0 is the oldest live one."""
+        return self.levels[level - 1].shape if level else self.shape
+
+    def spec_at(self, level: int) -> TableSpec:
+        """Return the logical description at level number *level*."""
+        return self.levels[level - 1].spec if level else self.spec
+
+    def columns_at(self, level: int) -> Iterator[tuple[Column, Cell]]:
+        """Yield each logical column with its cell."""
+        names = dict(self.shape_at(level))
+        for column in self.spec_at(level).columns:
+            yield column, self.cell(names[column.name])
+
+    def level_of(self, migration: int) -> int:
+        """Return the level that versions published by this migration see."""
+        return sum(1 for level in self.levels if level.migration <= migration)
+
+    @property
+    def sync_levels(self) -> tuple[int, ...]:
+        """Return the numbers of the levels whose rows a trigger keeps in step."""
+        return tuple(n for n, level in enumerate(self.levels, 1) if level.syncs)
+
+    def sync_index(self, level: int) -> int:
+        """Return how many syncing levels there are up to *level*."""
+        return sum(1 for n in self.sync_levels if n <= level)
+
+    def tag_at(self, level: int) -> int | None:
+        """Return the marker default of a view at *level*; None where a plain view does."""
+        tags = [self.levels[n - 1].generation for n in self.sync_levels if n <= level]
+        return -tags[-1] if tags else None
+
+    def backfilled_generation(self) -> int | None:
+        """Return the newest generation that has something to derive upwards, None if none has."""
+        generations = [level.generation for level in self.levels if level.ups]
+        return generations[-1] if generations else None
+
+    def derived(self, level: int) -> tuple[str, ...]:
+        """Return the physical cells that level number *level* derives upwards."""
+        shown = {cell for _, cell in self.shape_at(level)}
+        return tuple(
+            dict.fromkeys(
+                e.target
+                for e in self.levels[level - 1].ups
+                if e.target in shown and self.cell(e.target).physical
+            )
+        )
+
+    def used_cells(self) -> set[str]:
+        """Return the ids of all cells that a shape shows or an edge needs."""
+        shown = {cell for n in range(len(self.levels) + 1) for _, cell in self.shape_at(n)}
+        edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
+        return shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
+
+    def without_levels(self, keep: int) -> Flight:
+        """Return the flight with only the lowest *keep* levels, as after a rollback."""
+        rest = replace(self, levels=self.levels[:keep])
+        return replace(
+            rest,
+            cells=tuple(c for c in self.cells if c.id in rest.used_cells()),
+            has_marker=bool(rest.sync_levels),
+        )
+
+    def contracted(self, level: int) -> Flight:
+        """Return the flight with everything up to *level* folded into the base."""
+        rest = replace(self, spec=self.spec_at(level), shape=self.shape_at(level), levels=self.levels[level:])
+        names = {cell.id: column.name for column, cell in self.columns_at(level)}
+        used = rest.used_cells()
+        return replace(
+            rest,
+            schema=rest.spec.schema,
+            name=rest.spec.name,
+            cells=tuple(
+                replace(
+                    c,
+                    physical=names.get(c.id, c.physical),
+                    sequence_of=None if c.id in names else c.sequence_of,
+                )
+                for c in self.cells
+                if c.id in used
+            ),
+            has_marker=bool(rest.sync_levels),
+        )

@@ -1,0 +1,85 @@
+"""Every name that alembic_zero gives to something in a database; standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+#: The marker column: the generation of a row, see the documentation.
+MARKER = "_zd_v"
+
+#: The schema of the journal; reserved.
+JOURNAL_SCHEMA = "alembic_zero"
+
+#: Stands for "no revision" where a version needs a name; Alembic reserves the word too.
+base_revision = "base"
+
+#: PostgreSQL's NAMEDATALEN - 1. In bytes, not in characters.
+MAX_BYTES = 63
+
+#: How the COMMENT of a live version schema starts, and that of a tombstone.
+VERSION_COMMENT = "alembic_zero: version"
+TOMBSTONE_COMMENT = "alembic_zero: tombstone"
+
+_PLAIN_REVISION = re.compile(r"[a-z0-9_]{1,40}")
+_PLAIN_SUFFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+# One more than the longest plain revision: a hashed name can then never equal a plain one.
+_HASHED_LENGTH = 41
+_MAX_SLUG = 24
+
+
+def version_schema(revision: str, schema: str = "public") -> str:
+    """Return the name of the schema in which clients of *revision* find the tables of *schema*.
+
+    Pure: the same arguments give the same name in every release. Lower-case ASCII,
+    never in need of quoting, at most 63 bytes. ``zd_<revision>`` for an ordinary
+    revision and ``public``; otherwise readable beginnings of both and a digest.
+    """
+    if schema == "public" and _PLAIN_REVISION.fullmatch(revision):
+        return f"zd_{revision}"
+    readable = revision if schema == "public" else f"{schema}_{revision}"
+    slug = _NOT_SLUG.sub("_", readable.lower()).strip("_")[:_MAX_SLUG].rstrip("_") or "x"
+    digest = _digest(schema, revision)[: _HASHED_LENGTH - 1 - len(slug)]
+    return f"zd_{slug}_{digest}"
+
+
+def internal_name(*parts: str) -> str:
+    """Return *parts* joined by underscores; shortened, with a digest, to at most 63 bytes.
+
+    Parts that merely meet differently, ``("a_b", "c")`` and ``("a", "b_c")``, join to the
+    same name as long as it is short: keep all but one part free of underscores.
+    """
+    joined = "_".join(parts)
+    if len(joined.encode()) <= MAX_BYTES:
+        return joined
+    digest = _digest(*parts)[:16]
+    return f"{shorten(joined, MAX_BYTES - 1 - len(digest))}_{digest}"
+
+
+def client_suffix(revision: str) -> str:
+    """Return how the ``application_name`` of every client pinned to *revision* ends.
+
+    Printable ASCII, as the server replaces everything else in that setting, and at most
+    46 bytes. No suffix is the end of another one.
+    """
+    # "#" is not in the plain alphabet: a digest cannot be taken for a revision.
+    name = revision if _PLAIN_SUFFIX.fullmatch(revision) else f"#{_digest(revision)[:32]}"
+    return f" [zd:{name}]"
+
+
+def client_name(application_name: str, revision: str) -> str:
+    """Return *application_name* with :func:`client_suffix` complete, in at most 63 bytes."""
+    suffix = client_suffix(revision)
+    own = application_name.removesuffix(suffix)
+    return shorten(own, MAX_BYTES - len(suffix)) + suffix
+
+
+def shorten(text: str, max_bytes: int) -> str:
+    """Return the longest beginning of *text* that is at most *max_bytes* in UTF-8."""
+    return text.encode()[:max_bytes].decode(errors="ignore")
+
+
+def _digest(*parts: str) -> str:
+    # No identifier contains NUL, so different parts give different input.
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,221 @@
+"""The direct road: plain DDL, for a database that nobody is connected to.
+
+Works online and with ``--sql``. The user's expressions go into the SQL unchanged: see :func:`run_text`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alembic.operations.ops import AlterColumnOp
+from alembic.util.sqla_compat import _copy as copy_column
+from sqlalchemy import Column, Computed, Constraint, Dialect, Identity, PrimaryKeyConstraint, Table
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.types import to_instance
+
+from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp
+from alembic_zero.operations.execute import ZdExecuteOp
+
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+
+    from alembic_zero.operations.base import ZdOperation, ZdTableOperation
+    from alembic_zero.operations.columns import Type
+
+# Renders names and types. The connection's own dialect doubles each "%" for a driver that looks for
+# parameters; our text is sent without any, and the named style leaves "%" alone.
+_DIALECT: Dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+# Checks now what a deferred constraint of the table would check at COMMIT, and defers it again.
+# Until then its pending trigger events forbid every ALTER TABLE in the same transaction.
+_CHECK_DEFERRED = """\
+DO $zd$
+DECLARE
+    deferred record;
+BEGIN
+    FOR deferred IN
+        SELECT DISTINCT n.nspname, c.conname
+          FROM pg_catalog.pg_constraint AS c
+          JOIN pg_catalog.pg_namespace AS n ON n.oid = c.connamespace
+         WHERE c.condeferred AND {table}::pg_catalog.regclass IN (c.conrelid, c.confrelid)
+         ORDER BY n.nspname, c.conname
+    LOOP
+        EXECUTE pg_catalog.format('SET CONSTRAINTS %I.%I IMMEDIATE', deferred.nspname, deferred.conname);
+        EXECUTE pg_catalog.format('SET CONSTRAINTS %I.%I DEFERRED', deferred.nspname, deferred.conname);
+    END LOOP;
+END
+$zd$"""
+
+
+def run_directly(operations: Operations, operation: ZdOperation) -> Any:
+    """Run *operation* as plain DDL, applying ``up`` in place.
+
+    Rewrites or scans tables under ACCESS EXCLUSIVE wherever plain Alembic would.
+
+    :return: what Alembic's own directive returns: a table for ``zd_create_table``, else None.
+    """
+    if isinstance(operation, ZdExecuteOp):
+        for statement in (*operation.expand, *operation.contract):
+            run_text(operations, statement)
+        return None
+    if isinstance(operation, ZdAddColumnOp) and operation.up is not None:
+        return _add_column(operations, operation, operation.up)
+    if isinstance(operation, ZdAlterColumnOp):
+        return _alter_column(operations, operation)
+    (plain,) = operation.plain_operations()
+    return operations.invoke(plain)
+
+
+def run_text(operations: Operations, statement: str) -> None:
+    """Execute *statement* character by character as it is, or write it to the ``--sql`` script.
+
+    ``text()`` would read ``:x`` as a parameter, the driver ``%s``, and Alembic's script mode would
+    replace tabs. An expression may hold any of these.
+    """
+    impl = operations.migration_context.impl
+    if impl.as_sql:
+        impl.static_output(_end_line(statement.strip()) + impl.command_terminator)
+        return
+    assert impl.connection is not None  # noqa: S101 - only scripts have none
+    impl.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _add_column(operations: Operations, operation: ZdAddColumnOp, up: str) -> None:
+    """Add the column, fill it, and only then hold it to what it promises.
+
+    A default would be written to every row for nothing, and clash with UNIQUE; a foreign key is
+    cheaper to check once.
+    """
+    column = copy_column(operation.column)
+    table = operations.schema_obj.table(operation.table_name, column, schema=operation.schema)
+    if column.identity is None:
+        column.nullable, column.server_default = True, None
+    operations.impl.add_column(operation.table_name, column, schema=operation.schema)
+    _fill_column(operations, operation, operation.column_name, up)
+    if column.identity is None:
+        operations.invoke(_promises(operation))
+    _add_belongings(operations, table, column)
+
+
+def _promises(operation: ZdAddColumnOp) -> AlterColumnOp:
+    """Return the operation that gives the filled column its default and NOT NULL, where it has them."""
+    column = operation.column
+    return AlterColumnOp(
+        operation.table_name,
+        operation.column_name,
+        schema=operation.schema,
+        existing_type=column.type,
+        modify_nullable=None if column.nullable else False,
+        modify_server_default=False if column.server_default is None else column.server_default,
+    )
+
+
+def _add_belongings(operations: Operations, table: Table, column: Column[Any]) -> None:
+    """Add what Alembic's own ``add_column`` adds after the column: constraints, indexes, comment.
+
+    Column CHECKs are part of ADD COLUMN itself.
+    """
+    for constraint in _real_constraints(table):
+        operations.impl.add_constraint(constraint)
+    for index in table.indexes:
+        operations.impl.create_index(index)
+    if column.comment is not None:
+        operations.impl.create_column_comment(column)
+
+
+def _alter_column(operations: Operations, operation: ZdAlterColumnOp) -> None:
+    """Let go of what may not hold for the new values, convert them, then do the rest; rename last."""
+    rest = operation.plain_operation()
+    _loosen(operations, operation)
+    if operation.up is not None and operation.type_ is not None:
+        _convert_column(operations, operation, operation.type_, operation.up)
+        rest.existing_type, rest.modify_type = operation.type_, None
+    elif operation.up is not None:
+        _fill_column(operations, operation, operation.column_name, operation.up)
+    if operation.nullable:
+        rest.modify_nullable = None
+    operations.invoke(rest)
+
+
+def _loosen(operations: Operations, operation: ZdAlterColumnOp) -> None:
+    """Drop NOT NULL, and a default that is to be replaced, before values are converted.
+
+    PostgreSQL converts a default with the type, and fails if there is no cast for it.
+    """
+    new, existing = operation.server_default, operation.existing_server_default
+    plain = not any(isinstance(value, Identity | Computed) for value in (new, existing))
+    drop_default = operation.type_ is not None and new is not False and plain
+    if not (operation.nullable or drop_default):
+        return
+    operations.invoke(
+        AlterColumnOp(
+            operation.table_name,
+            operation.column_name,
+            schema=operation.schema,
+            existing_type=operation.existing_type,
+            modify_nullable=operation.nullable or None,
+            modify_server_default=None if drop_default else False,
+        )
+    )
+
+
+def _convert_column(operations: Operations, operation: ZdAlterColumnOp, type_: Type, up: str) -> None:
+    """Change the column's type, with *up* as the USING expression.
+
+    Constraints that come with a type (CHECK of an Enum that is not native) are exchanged, as
+    Alembic's own ``alter_column`` does.
+    """
+    if operation.existing_type is not None:
+        for constraint in _type_constraints(operations, operation, operation.existing_type):
+            operations.impl.drop_constraint(constraint)
+    rendered_type = _DIALECT.type_compiler_instance.process(to_instance(type_))
+    alter = f"ALTER TABLE {_quote_table(operation)} ALTER COLUMN {_quote(operation.column_name)}"
+    run_text(operations, f"{alter} TYPE {rendered_type} USING ({_end_line(up)})")
+    for constraint in _type_constraints(operations, operation, type_):
+        operations.impl.add_constraint(constraint)
+
+
+def _type_constraints(operations: Operations, operation: ZdAlterColumnOp, type_: Type) -> list[Constraint]:
+    """Return the constraints that come with *type_*."""
+    column: Column[Any] = Column(operation.column_name, type_)
+    table = operations.schema_obj.table(operation.table_name, column, schema=operation.schema)
+    return _real_constraints(table)
+
+
+def _real_constraints(table: Table) -> list[Constraint]:
+    """Return the constraints that PostgreSQL gets for *table*, without the primary key."""
+    compiler = _DIALECT.statement_compiler(_DIALECT, None)
+
+    def is_created(constraint: Constraint) -> bool:
+        # SQLAlchemy's own rule, as Alembic asks it: an Enum that is native has no CHECK.
+        rule = constraint._create_rule  # noqa: SLF001
+        return not isinstance(constraint, PrimaryKeyConstraint) and (rule is None or rule(compiler))
+
+    return [constraint for constraint in table.constraints if is_created(constraint)]
+
+
+def _fill_column(operations: Operations, operation: ZdTableOperation, column_name: str, up: str) -> None:
+    """Set the column to *up* in every row.
+
+    Every row is written: to spare those that would not change, the expression would run twice, and
+    not every type has an operator to compare with.
+    """
+    table = _quote_table(operation)
+    run_text(operations, f"UPDATE {table} SET {_quote(column_name)} = ({_end_line(up)})")
+    literal = "'" + table.replace("'", "''") + "'"
+    run_text(operations, _CHECK_DEFERRED.format(table=literal))
+
+
+def _end_line(text: str) -> str:
+    """Return *text* such that what follows it is not part of a ``--`` comment."""
+    return f"{text}\n" if "--" in text.rpartition("\n")[2] else text
+
+
+def _quote(name: str) -> str:
+    return _DIALECT.identifier_preparer.quote(name)
+
+
+def _quote_table(operation: ZdTableOperation) -> str:
+    if operation.schema is None:
+        return _quote(operation.table_name)
+    return f"{_DIALECT.identifier_preparer.quote_schema(operation.schema)}.{_quote(operation.table_name)}"

@@ -1,0 +1,59 @@
+"""What Alembic's own ``Operations`` does with our operations.
+
+While a migration runs beside live clients, a recorder takes the operations before they get here.
+So this is the direct road, or an env.py that does not know us.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alembic.operations import Operations
+
+from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.errors import RefusedError
+from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
+
+if TYPE_CHECKING:
+    from alembic_zero.operations.base import ZdOperation
+
+OPERATION_CLASSES: tuple[type[ZdOperation], ...] = (
+    ZdAddColumnOp,
+    ZdAlterColumnOp,
+    ZdDropColumnOp,
+    ZdCreateTableOp,
+    ZdRenameTableOp,
+    ZdDropTableOp,
+    ZdExecuteOp,
+)
+
+
+def run_operation(operations: Operations, operation: ZdOperation) -> Any:
+    """Run *operation* directly.
+
+    :return: what Alembic's own directive returns: a table for ``zd_create_table``, else None.
+    :raises RefusedError: code ZD102, env.py did not call ``alembic_zero.configure``.
+    """
+    check_configured(operations.migration_context.opts, operation.describe())
+    # Imported here because this module is imported during "import alembic", which it must not slow down.
+    from alembic_zero.operations.direct import run_directly
+
+    return run_directly(operations, operation)
+
+
+def check_configured(options: dict[str, Any], what: str) -> None:
+    """Refuse *what* if the migration context with *options* was not set up by ``alembic_zero.configure``.
+
+    :raises RefusedError: code ZD102.
+    """
+    if not options.get("alembic_zero"):
+        raise RefusedError(
+            f"{what}: env.py does not call alembic_zero.configure(context, ...) in place of "
+            "context.configure(...); nothing was changed",
+            code="ZD102",
+        )
+
+
+for _operation_class in OPERATION_CLASSES:
+    Operations.implementation_for(_operation_class)(run_operation)

@@ -1,0 +1,421 @@
+"""Steps that contract tables: validate, then swap each over in one short transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.plan.expand import drop_triggers, table_lock
+from alembic_zero.plan.step import Kind, Lock, LockMode, Step
+from alembic_zero.sql import ddl
+from alembic_zero.sql.quoting import ident, literal
+from alembic_zero.sql.triggers import SyncTrigger, sync_name
+from alembic_zero.sql.views import inner_name, render_flattened, render_tombstone, view_of_flight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alembic_zero.catalog.snapshot import Column, TableFacts, TableSpec
+    from alembic_zero.lens.lens import Cell, Flight, Level, NewIndex, Rule
+
+
+@dataclass(frozen=True)
+class PublishedView:
+    """A view of a table in flight, in one live version schema."""
+
+    schema: str
+    level: int
+
+
+def view_lock(flight: Flight, view: PublishedView) -> Lock:
+    """Return the lock on a view; it goes on to the base table, as clients' own locks do."""
+    name = ident(view.schema, flight.spec_at(view.level).name)
+    return Lock(name, LockMode.ACCESS_EXCLUSIVE, view=True)
+
+
+def drop_view(flight: Flight, view: PublishedView) -> list[str]:
+    """Return DROP VIEW for both depths."""
+    statements = [f"DROP VIEW IF EXISTS {ident(view.schema, flight.spec_at(view.level).name)}"]
+    tag = flight.tag_at(view.level)
+    if tag is not None:
+        inner = inner_name(flight.oid, tag, view.schema)
+        statements.append(f"DROP VIEW IF EXISTS {ident(JOURNAL_SCHEMA, inner)}")
+    return statements
+
+
+def bury_view(flight: Flight, view: PublishedView) -> list[str]:
+    """Return the statements that put a tombstone where a view was."""
+    spec = flight.spec_at(view.level)
+    return [*drop_view(flight, view), *tombstone_of(view.schema, spec)]
+
+
+def tombstone_of(view_schema: str, spec: TableSpec) -> list[str]:
+    """Return the statements that create a tombstone for a logical table."""
+    keys = [index.columns for index in spec.indexes if index.unique and not _is_expression(index.definition)]
+    return render_tombstone(view_schema, spec.name, [(c.name, c.type) for c in spec.columns], keys)
+
+
+def _is_expression(definition: str) -> bool:
+    columns = definition[definition.index("(") + 1 :]
+    return "(" in columns or " WHERE " in columns
+
+
+# -- validation -------------------------------------------------------------------------------------
+
+
+def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
+    """Return the steps that add and validate, as plain constraints, what the trigger enforced so far.
+
+    So SET NOT NULL needs no scan under ACCESS EXCLUSIVE (PostgreSQL manual, ALTER TABLE).
+    """
+    table = ident(flight.schema, flight.name)
+    definitions = list(_helpers(flight, level))
+    if not definitions:
+        return []
+    label = f"{flight.schema}.{flight.name}"
+    add = [
+        t
+        for name, text in definitions
+        for t in (ddl.drop_constraint(table, name), ddl.add_check(table, name, text))
+    ]
+    return [
+        Step(f"constraints of {label}", Kind.TRANSACTION, source, tuple(add),
+             (table_lock(flight, LockMode.ACCESS_EXCLUSIVE),), LockMode.ACCESS_EXCLUSIVE, table=flight.oid),
+        Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(ddl.validate(table, name) for name, _ in definitions),
+             lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans", table=flight.oid),
+    ]  # fmt: skip
+
+
+def _helpers(flight: Flight, level: int) -> Iterator[tuple[str, str]]:
+    shown = {cell for _, cell in flight.shape_at(level)}
+    for number in range(1, level + 1):
+        for rule in flight.levels[number - 1].rules:
+            if not set(rule.cells) <= shown:
+                continue
+            if rule.check is None:
+                yield (
+                    rule.helper_name,
+                    f"CHECK ({ident(str(flight.cell(rule.cells[0]).physical))} IS NOT NULL)",
+                )
+            else:
+                yield rule.helper_name, str(rule.physical_check)
+
+
+# -- the swap ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One table's contract up to a level.
+
+    :param gone: views of versions that end here; they become tombstones.
+    :param kept: views of the version that is completed and of newer ones.
+    """
+
+    flight: Flight
+    level: int
+    facts: TableFacts
+    gone: Sequence[PublishedView]
+    kept: Sequence[PublishedView]
+    server_version: int
+
+    def plan(self, source: str) -> Step:
+        """Return the step: one transaction, all locks first, retried whole."""
+        after = self.flight.contracted(self.level)
+        locks = [view_lock(self.flight, v) for v in (*self.gone, *self.kept)]
+        locks.append(table_lock(self.flight, LockMode.ACCESS_EXCLUSIVE))
+        dropped = self._dropped_foreign_keys()
+        locks += [Lock(relation, LockMode.ACCESS_EXCLUSIVE) for relation in dropped]
+        return Step(
+            f"contract {self.flight.schema}.{self.flight.name}",
+            Kind.TRANSACTION,
+            source,
+            tuple(self._drop_table() if self.is_dropped else self._statements(after)),
+            tuple(locks),
+            LockMode.ACCESS_EXCLUSIVE,
+            table=self.flight.oid,
+            state="" if self.is_dropped or not after.levels else after.to_json(),
+        )
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the revision drops the table."""
+        return any(level.dropped for level in self.flight.levels[: self.level])
+
+    def _dropped_foreign_keys(self) -> list[str]:
+        """Return tables that lose a foreign key with a column: DROP COLUMN locks both ends."""
+        if self.is_dropped:
+            return sorted({f.referenced for f in self.flight.spec.foreign_keys})
+        gone = {cell for cell in self._gone_cells()}
+        found: dict[str, None] = {}
+        for number in range(self.level):
+            names = dict(self.flight.shape_at(number))
+            for foreign_key in self.flight.spec_at(number).foreign_keys:
+                if any(names[c] in gone for c in foreign_key.columns):
+                    found[foreign_key.referenced] = None
+        return sorted(found)
+
+    def _gone_cells(self) -> list[str]:
+        kept = {c for n in range(self.level, len(self.flight.levels) + 1) for _, c in self.flight.shape_at(n)}
+        shown = dict.fromkeys(c for n in range(self.level) for _, c in self.flight.shape_at(n))
+        return [c for c in shown if c not in kept]
+
+    @property
+    def _table(self) -> str:
+        return ident(self.flight.schema, self.flight.name)
+
+    def _drop_table(self) -> list[str]:
+        statements = [text for view in self.gone for text in bury_view(self.flight, view)]
+        statements += [text for view in self.kept for text in drop_view(self.flight, view)]
+        statements.append(f"DROP TABLE {self._table}")
+        return statements + self._drop_functions(len(self.flight.levels))
+
+    def _statements(self, after: Flight) -> list[str]:
+        statements = [text for view in self.gone for text in bury_view(self.flight, view)]
+        statements += self._flatten()
+        if self.flight.has_marker:
+            statements += drop_triggers(self.flight)
+        statements += self._move_sequences() + self._drop_columns() + self._renames()
+        statements += self._not_nulls() + self._checks() + self._indexes() + self._foreign_keys()
+        statements += self._defaults() + self._serials() + self._comments() + self._statistics()
+        if self.flight.has_marker and not after.has_marker:
+            statements.append(ddl.drop_column(self._table, MARKER))
+        if after.name != self.flight.name:
+            statements.append(f"ALTER TABLE {self._table} RENAME TO {ident(after.name)}")
+        if after.has_marker:
+            sync = SyncTrigger(after)
+            statements += [sync.render_function(), *sync.render_triggers()]
+        elif self.flight.has_marker:
+            statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(self.flight))}()")
+        return statements + self._drop_functions(self.level)
+
+    def _flatten(self) -> list[str]:
+        statements = []
+        for view in self.kept:
+            if view.level != self.level:
+                continue
+            tag = self.flight.tag_at(view.level)
+            rendered = view_of_flight(view.schema, self.flight, view.level, self.facts, self.server_version)
+            if tag is not None:
+                statements += render_flattened(rendered)
+                statements.append(
+                    f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.oid, tag, view.schema))}"
+                )
+            name = ident(view.schema, rendered.name)
+            statements += [
+                f"ALTER VIEW {name} ALTER COLUMN {ident(c.logical)} DROP DEFAULT"
+                for c in rendered.columns
+                if c.default
+            ]
+        return statements
+
+    def _columns(self) -> Iterator[tuple[Column, Cell]]:
+        return self.flight.columns_at(self.level)
+
+    def _move_sequences(self) -> list[str]:
+        statements = []
+        for column, cell in self._columns():
+            if cell.sequence_of is None:
+                continue
+            source = self._sequence_source(cell)
+            if column.identity is not None:
+                statements.append(
+                    ddl.move_identity(
+                        self.flight.schema,
+                        self.flight.name,
+                        str(source.physical),
+                        str(cell.physical),
+                        column.identity,
+                    )
+                )
+            elif column.owned_sequence is not None:
+                statements.append(ddl.own_sequence(column.owned_sequence, "NONE"))
+        return statements
+
+    def _sequence_source(self, cell: Cell) -> Cell:
+        source = self.flight.cell(str(cell.sequence_of))
+        based = {c for _, c in self.flight.shape}
+        return source if source.id in based or source.sequence_of is None else self._sequence_source(source)
+
+    def _drop_columns(self) -> list[str]:
+        return [ddl.drop_column(self._table, str(self.flight.cell(c).physical)) for c in self._gone_cells()]
+
+    def _renames(self) -> list[str]:
+        return ddl.rename_pairs(
+            ((str(cell.physical), column.name) for column, cell in self._columns()), self._table
+        )
+
+    def _not_nulls(self) -> list[str]:
+        """SET NOT NULL by the validated CHECK; what PostgreSQL 18 calls the constraint is as plain DDL's."""
+        statements = []
+        shape = {cell: name for name, cell in self.flight.shape_at(self.level)}
+        for rule in self._rules():
+            if rule.check is None:
+                name = shape[rule.cells[0]]
+                statements.append(f"ALTER TABLE {self._table} ALTER COLUMN {ident(name)} SET NOT NULL")
+                statements.append(ddl.drop_constraint(self._table, rule.helper_name))
+        based = {c for _, c in self.flight.shape}
+        for column, cell in self._columns():
+            if column.not_null_name and cell.id not in based:
+                statements.append(_rename_not_null(self._table, column.name, column.not_null_name))
+        return statements
+
+    def _rules(self) -> list[Rule]:
+        shown = {cell for _, cell in self.flight.shape_at(self.level)}
+        return [
+            rule
+            for level in self.flight.levels[: self.level]
+            for rule in level.rules
+            if set(rule.cells) <= shown
+        ]
+
+    def _checks(self) -> list[str]:
+        pairs = [(rule.helper_name, rule.check) for rule in self._rules() if rule.check is not None]
+        pairs += [
+            (c.physical, c.check)
+            for level in self._levels()
+            for c in level.checks
+            if self._has(level, c.check.columns)
+        ]
+        statements = []
+        for physical, check in pairs:
+            if physical != check.name:
+                statements.append(ddl.rename_constraint(self._table, physical, check.name))
+            if check.comment:
+                statements.append(ddl.comment_on_constraint(self._table, check.name, check.comment))
+        return statements
+
+    def _levels(self) -> tuple[Level, ...]:
+        return self.flight.levels[: self.level]
+
+    def _has(self, level: Level, columns: Sequence[str]) -> bool:
+        """Return whether all these columns of a level are still shown at the end."""
+        shown = {cell for _, cell in self.flight.shape_at(self.level)}
+        names = dict(level.shape)
+        return all(names[c] in shown for c in columns)
+
+    def _indexes(self) -> list[str]:
+        statements = []
+        for level in self._levels():
+            for new in level.indexes:
+                if self._has(level, new.index.columns):
+                    statements += self._index(new)
+        return statements
+
+    def _index(self, new: NewIndex) -> list[str]:
+        index = new.index
+        statements = []
+        if index.constraint:
+            statements.append(ddl.attach_constraint(self._table, index, new.physical))
+        elif new.physical != index.name:
+            statements.append(
+                f"ALTER INDEX {ident(self.flight.schema, new.physical)} RENAME TO {ident(index.name)}"
+            )
+        name = ident(self.flight.schema, index.name)
+        statements += [
+            f"ALTER INDEX {name} ALTER COLUMN {position} SET STATISTICS {target}"
+            for position, target in index.statistics
+        ]
+        if index.clustered:
+            statements.append(f"ALTER TABLE {self._table} CLUSTER ON {ident(index.name)}")
+        if index.replica_identity:
+            statements.append(f"ALTER TABLE {self._table} REPLICA IDENTITY USING INDEX {ident(index.name)}")
+        if index.comment and index.constraint:
+            statements.append(ddl.comment_on_constraint(self._table, index.name, index.comment))
+        elif index.comment:
+            statements.append(f"COMMENT ON INDEX {name} IS {literal(index.comment)}")
+        return statements
+
+    def _foreign_keys(self) -> list[str]:
+        statements = []
+        for level in self._levels():
+            for new in level.foreign_keys:
+                if not self._has(level, new.foreign_key.columns):
+                    continue
+                name = new.foreign_key.name
+                if new.physical != name:
+                    statements.append(ddl.rename_constraint(self._table, new.physical, name))
+                if new.foreign_key.comment:
+                    statements.append(ddl.comment_on_constraint(self._table, name, new.foreign_key.comment))
+        return statements
+
+    def _origin(self, cell: Cell) -> Column | None:
+        """Return how the column was described where its cell first appeared: so is it physically."""
+        for number in range(self.level + 1):
+            for name, cell_id in self.flight.shape_at(number):
+                if cell_id == cell.id:
+                    return self.flight.spec_at(number).column(name)
+        return None
+
+    def _defaults(self) -> list[str]:
+        statements = []
+        for column, cell in self._columns():
+            origin = self._origin(cell)
+            if column.generated or column.identity or cell.sequence_of is not None or origin is None:
+                continue
+            if column.default != origin.default:
+                statements.append(ddl.set_default(self._table, column.name, column.default))
+        return statements
+
+    def _serials(self) -> list[str]:
+        statements = []
+        for column, cell in self._columns():
+            if cell.sequence_of is not None and column.identity is None:
+                statements.append(ddl.set_default(self._table, column.name, column.default))
+                if column.owned_sequence is not None:
+                    owner = f"{self._table}.{ident(column.name)}"
+                    statements.append(ddl.own_sequence(column.owned_sequence, owner))
+        return statements
+
+    def _comments(self) -> list[str]:
+        based = {c for _, c in self.flight.shape}
+        statements = []
+        for column, cell in self._columns():
+            origin = self._origin(cell)
+            existing = origin.comment if origin and cell.id in based else None
+            if column.comment != existing:
+                statements.append(ddl.comment_on_column(self._table, column.name, column.comment))
+        return statements
+
+    def _statistics(self) -> list[str]:
+        found = {}
+        for level in self._levels():
+            for statistics in level.statistics:
+                if self._has(level, statistics.columns):
+                    found[statistics.name] = statistics
+        statements = []
+        for statistics in found.values():
+            name = ident(statistics.schema, statistics.name)
+            statements.append(ddl.create_statistics(statistics, statistics.schema, self._table))
+            if statistics.comment:
+                statements.append(f"COMMENT ON STATISTICS {name} IS {literal(statistics.comment)}")
+            if statistics.target is not None:
+                statements.append(f"ALTER STATISTICS {name} SET STATISTICS {statistics.target}")
+        return statements
+
+    def _drop_functions(self, levels: int) -> list[str]:
+        return drop_functions(self.flight, self.flight.levels[:levels], self.flight.levels[levels:])
+
+
+def drop_functions(flight: Flight, gone: Sequence[Level], kept: Sequence[Level]) -> list[str]:
+    """Return DROP FUNCTION for the expressions of levels that end, generated columns' with the last one."""
+    names = [e.function for level in gone for e in (*level.ups, *level.downs)]
+    names += [r.function for level in gone for r in level.rules if r.function]
+    if not kept:
+        names += [e.function for e in flight.generated]
+    return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in names]
+
+
+def _rename_not_null(table: str, column: str, wanted: str) -> str:
+    """Return a block that renames whatever NOT NULL constraint the column has (PostgreSQL 18)."""
+    body = (
+        "DECLARE found text;\nBEGIN\n"
+        "  SELECT c.conname INTO found FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid\n"
+        f"   WHERE c.conrelid = {literal(table)}::regclass AND c.contype = 'n' AND a.attname = {literal(column)}\n"
+        "     AND c.conkey = ARRAY[a.attnum];\n"
+        f"  IF found <> {literal(wanted)} THEN\n"
+        f"    EXECUTE format({literal(f'ALTER TABLE {table} RENAME CONSTRAINT %I TO %I')}, found, {literal(wanted)});\n"
+        "  END IF;\nEND"
+    )
+    return ddl.block(body)

@@ -1,0 +1,164 @@
+"""Steps that expand a table: columns, trigger, backfill, indexes, constraints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic_zero.names import JOURNAL_SCHEMA
+from alembic_zero.plan.step import Kind, Lock, LockMode, Step
+from alembic_zero.sql import ddl
+from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.triggers import SyncTrigger, sync_name
+
+if TYPE_CHECKING:
+    from alembic_zero.catalog.snapshot import Grant, TableFacts
+    from alembic_zero.lens.lens import Cell, Column, Flight
+
+
+def table_lock(flight: Flight, mode: LockMode) -> Lock:
+    """Return the lock on the base table."""
+    return Lock(ident(flight.schema, flight.name), mode, flight.oid)
+
+
+def plan_columns(flight: Flight, facts: TableFacts, source: str) -> Step:
+    """Return the step that adds the newest level's columns, functions and trigger.
+
+    ACCESS EXCLUSIVE, metadata only; without any lock where only views will differ.
+    """
+    statements = expansion_statements(flight, facts)
+    return Step(
+        name=f"expand {flight.schema}.{flight.name}",
+        kind=Kind.TRANSACTION,
+        source=source,
+        statements=tuple(statements),
+        locks=(table_lock(flight, LockMode.ACCESS_EXCLUSIVE),) if statements else (),
+        lock_mode=LockMode.ACCESS_EXCLUSIVE if statements else LockMode.ACCESS_SHARE,
+        table=flight.oid,
+        state=flight.to_json(),
+    )
+
+
+def expansion_statements(flight: Flight, facts: TableFacts) -> list[str]:
+    """Return the DDL of that step."""
+    number = len(flight.levels)
+    level = flight.levels[-1]
+    table = ident(flight.schema, flight.name)
+    before = flight.without_levels(number - 1)
+    known = {cell for n in range(number) for _, cell in flight.shape_at(n)}
+    derived = set(flight.derived(number))
+    statements = [] if before.has_marker or not flight.has_marker else [ddl.add_marker(table)]
+    for column, cell in flight.columns_at(number):
+        if cell.id not in known:
+            statements += _new_column(table, column, cell, cell.id in derived)
+            statements += _copied_grants(flight, facts, table, column, cell)
+    old_generated = {edge.function for edge in before.generated}
+    if level.syncs:
+        edges = [*flight.generated, *level.ups, *level.downs]
+        statements += [e.definition for e in edges if e.function not in old_generated]
+        statements += [str(r.definition) for r in level.rules if r.definition]
+    statements += [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
+    if flight.has_marker and (level.syncs or before.has_marker):
+        statements += replace_trigger(before, flight)
+    return statements
+
+
+def replace_trigger(before: Flight, after: Flight) -> list[str]:
+    """Return the statements that put the trigger of *after* in the place of that of *before*."""
+    statements = drop_triggers(before) if before.has_marker else []
+    if after.has_marker:
+        sync = SyncTrigger(after)
+        statements += [sync.render_function(), *sync.render_triggers()]
+    elif before.has_marker:
+        statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(before))}()")
+    return statements
+
+
+def drop_triggers(flight: Flight) -> list[str]:
+    """Return DROP TRIGGER for each of the flight's triggers."""
+    table = ident(flight.schema, flight.name)
+    return [
+        f"DROP TRIGGER IF EXISTS {ident(name)} ON {table}" for name in SyncTrigger(flight).trigger_names()
+    ]
+
+
+def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[str]:  # noqa: FBT001
+    physical = str(cell.physical)
+    if not derived:
+        return [
+            ddl.add_constant_column(table, column, physical),
+            *ddl.column_settings(table, column, physical),
+        ]
+    statements = [ddl.add_column(table, column, physical), *ddl.column_settings(table, column, physical)]
+    if column.default is not None and cell.sequence_of is None:
+        # In a statement of its own: together with ADD COLUMN a volatile default rewrites the table.
+        statements.append(ddl.set_default(table, physical, column.default))
+    return statements
+
+
+def _copied_grants(flight: Flight, facts: TableFacts, table: str, column: Column, cell: Cell) -> list[str]:
+    """Return the column privileges of the column that a copy replaces."""
+    number = len(flight.levels)
+    old = dict(flight.shape_at(number - 1)).get(column.name)
+    if old is None:
+        return []
+    before = flight.cell(old).physical
+    grants: list[Grant] = [g for g in facts.column_grants if g.column == before]
+    return [ddl.grant_on_column(table, str(cell.physical), g) for g in grants]
+
+
+def plan_rows(flight: Flight, source: str) -> list[Step]:
+    """Return what follows once every table has its columns: backfill, indexes, foreign keys, validation."""
+    level = flight.levels[-1]
+    table = ident(flight.schema, flight.name)
+    label = f"{flight.schema}.{flight.name}"
+    steps = []
+    if level.ups:
+        steps.append(
+            Step(f"backfill {label}", Kind.BACKFILL, source, table=flight.oid, lock_mode=LockMode.ROW_EXCLUSIVE,
+                 cost="scans and updates every row")
+        )  # fmt: skip
+    for index in level.indexes:
+        text = ddl.create_index_concurrently(
+            index.physical, index.physical_definition, flight.schema, flight.name, unique=index.index.unique
+        )
+        steps.append(
+            Step(f"index {index.physical} on {label}", Kind.INDEX, source, (text,), table=flight.oid,
+                 index=(flight.schema, index.physical), lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans twice")
+        )  # fmt: skip
+    steps += _foreign_key_steps(flight, source, table, label)
+    validations = [ddl.validate(table, c.physical) for c in level.checks]
+    validations += [ddl.validate(table, f.physical) for f in level.foreign_keys]
+    if validations:
+        steps.append(
+            Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.oid,
+                 lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")
+        )  # fmt: skip
+    return steps
+
+
+def _foreign_key_steps(flight: Flight, source: str, table: str, label: str) -> list[Step]:
+    level = flight.levels[-1]
+    if not level.foreign_keys:
+        return []
+    locks = [table_lock(flight, LockMode.SHARE_ROW_EXCLUSIVE)]
+    locks += [Lock(f.foreign_key.referenced, LockMode.SHARE_ROW_EXCLUSIVE) for f in level.foreign_keys]
+    statements = [
+        text
+        for f in level.foreign_keys
+        for text in (
+            ddl.drop_constraint(table, f.physical),
+            ddl.add_foreign_key(table, f.physical, f.physical_columns, f.foreign_key),
+        )
+    ]
+    return [
+        Step(f"foreign keys of {label}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
+             LockMode.SHARE_ROW_EXCLUSIVE, table=flight.oid)
+    ]  # fmt: skip
+
+
+def plan_fulfilment(flight: Flight, source: str) -> Step | None:
+    """Return the step that makes sure that no row is left to do; None if the level derives nothing."""
+    if not flight.levels[-1].ups:
+        return None
+    label = f"{flight.schema}.{flight.name}"
+    return Step(f"check {label}", Kind.FULFILLED, source, table=flight.oid, cost="scans")

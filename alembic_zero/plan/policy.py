@@ -1,0 +1,97 @@
+"""What is refused before anything changes, because it cannot be done safely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic_zero.operations.errors import RefusedError
+
+if TYPE_CHECKING:
+    from alembic_zero.catalog.snapshot import Server, TableFacts
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.plan.items import Item
+
+_ROW_SECURITY_SINCE = 15
+
+
+def check_table(item: Item, facts: TableFacts, server: Server) -> None:
+    """Refuse a kind of table that views and triggers of ours cannot serve.
+
+    :raises RefusedError: says which and what to do instead.
+    """
+    problem = _table_problem(facts, server)
+    if problem:
+        name = f"{facts.schema}.{facts.name}"
+        raise RefusedError(
+            f"{item.describe()}: table {name} {problem}; nothing was changed",
+            code="ZD208",
+            revision=item.revision,
+            table=name,
+        )
+
+
+def _table_problem(facts: TableFacts, server: Server) -> str | None:
+    if facts.kind not in ("r", "p"):
+        return "is not an ordinary table"
+    if facts.kind == "r" and facts.has_children or facts.is_child:
+        return "is part of an inheritance tree: its triggers would not fire for every row"
+    if facts.row_security and server.version < _ROW_SECURITY_SINCE:
+        return "has row security, which views can keep from PostgreSQL 15 on only"
+    if facts.row_security and facts.column_grants:
+        return "has both row security and column privileges: no view can keep both"
+    if facts.force_row_security and not server.bypasses_row_security:
+        return (
+            "forces row security on its owner: migrate as a role with BYPASSRLS, or rows would be overlooked"
+        )
+    return None
+
+
+def check_columns(revision: str, flight: Flight, facts: TableFacts) -> None:
+    """Refuse new columns where a function returns the table's row type: its result would change.
+
+    :raises RefusedError: names the functions.
+    """
+    level = flight.levels[-1]
+    before = {c for n in range(len(flight.levels)) for _, c in flight.shape_at(n)}
+    adds = any(cell not in before for _, cell in level.shape) or level.syncs
+    if adds and facts.row_type_functions:
+        name = f"{flight.schema}.{flight.name}"
+        raise RefusedError(
+            f"revision {revision!r}, table {name}: SQL function {', '.join(facts.row_type_functions)} returns the "
+            "table's row type and would fail with one more column: give it an explicit column list first; "
+            "nothing was changed",
+            code="ZD209",
+            revision=revision,
+            table=name,
+        )
+
+
+def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:
+    """Refuse users' triggers that look at a statement's column list: they would not see synchronised columns.
+
+    :raises RefusedError: names the trigger and its replacement.
+    """
+    if not flight.levels[-1].syncs:
+        return
+    touched = {
+        flight.cell(cell).physical
+        for level in flight.levels
+        for edge in (*level.ups, *level.downs)
+        for cell in (edge.target, *edge.inputs)
+    }
+    for trigger in facts.triggers:
+        by_list = set(trigger.update_columns) & touched
+        # Arguments: the vector column, the configuration (or its column), then the text columns.
+        vector = trigger.on_update and trigger.function.startswith("tsvector_update_trigger")
+        by_argument = set(trigger.arguments[2:]) & touched if vector else set()
+        found = by_list | by_argument
+        if found:
+            column = sorted(str(c) for c in found)[0]
+            raise RefusedError(
+                f"revision {revision!r}, table {flight.schema}.{flight.name}: trigger {trigger.name!r} fires only when "
+                f"a statement names column {column!r} and would miss what new clients write: make it a plain UPDATE "
+                "trigger that compares OLD and NEW; nothing was changed",
+                code="ZD212",
+                revision=revision,
+                table=f"{flight.schema}.{flight.name}",
+            )

@@ -1,0 +1,56 @@
+"""Steps that take an expansion back: the shape before, with everything written meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic_zero.names import MARKER
+from alembic_zero.plan.contract import PublishedView, bury_view, drop_functions, view_lock
+from alembic_zero.plan.expand import replace_trigger, table_lock
+from alembic_zero.plan.step import Kind, LockMode, Step
+from alembic_zero.sql import ddl
+from alembic_zero.sql.quoting import ident
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic_zero.lens.lens import Flight
+
+
+def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: str) -> Step:
+    """Return the step that removes the newest level of a table.
+
+    :param views: views of the versions that end; a tombstone takes their place, as a client that
+     is still pinned must not fall through to the base table.
+    """
+    number = len(flight.levels)
+    after = flight.without_levels(number - 1)
+    table = ident(flight.schema, flight.name)
+    statements = [text for view in views for text in bury_view(flight, view)]
+    if flight.has_marker:
+        statements += replace_trigger(flight, after)
+    statements += [ddl.drop_constraint(table, f.physical) for f in flight.levels[-1].foreign_keys]
+    statements += [ddl.drop_constraint(table, c.physical) for c in flight.levels[-1].checks]
+    statements += _drop_columns(flight, after, table)
+    statements += drop_functions(flight, flight.levels[-1:], after.levels)
+    locks = [view_lock(flight, view) for view in views]
+    return Step(
+        f"roll back {flight.schema}.{flight.name}",
+        Kind.TRANSACTION,
+        source,
+        tuple(statements),
+        (*locks, table_lock(flight, LockMode.ACCESS_EXCLUSIVE)),
+        LockMode.ACCESS_EXCLUSIVE,
+        table=flight.oid,
+        state=after.to_json() if after.levels else "",
+    )
+
+
+def _drop_columns(flight: Flight, after: Flight, table: str) -> list[str]:
+    number = len(flight.levels)
+    kept = {cell for n in range(number) for _, cell in flight.shape_at(n)}
+    gone = [str(flight.cell(cell).physical) for _, cell in flight.shape_at(number) if cell not in kept]
+    statements = [ddl.drop_column(table, physical) for physical in gone]
+    if flight.has_marker and not after.has_marker:
+        statements.append(ddl.drop_column(table, MARKER))
+    return statements

@@ -1,0 +1,165 @@
+"""What zd-status and zd-plan print."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
+from alembic_zero.names import client_suffix
+from alembic_zero.sql import journal as sql
+from alembic_zero.workplace import version_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from alembic.runtime.migration import MigrationContext
+    from alembic_zero.execute.journal import Migration, State
+    from alembic_zero.execute.planner import Expansion
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.plan.step import Step
+    from alembic_zero.workplace import Workplace
+
+_SHOWN_ROWS = 10
+
+
+def print_lines(context: MigrationContext, lines: Iterable[str]) -> None:
+    """Print lines to where Alembic's own commands print."""
+    config = context.config
+    for line in lines:
+        if config is None:
+            print(line)  # noqa: T201 - a program that runs commands without a Config
+        else:
+            config.print_stdout("%s", line)
+
+
+def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
+    """Return everything that zd-status shows, as JSON-ready data."""
+    state = workplace.read_state()
+    connection = workplace.connection
+    clients = _clients(workplace, state)
+    status: dict[str, Any] = {
+        "revision": version_name(heads),
+        "phase": _phase(state),
+        "versions": [
+            {
+                "revision": m.revision,
+                "from_revision": m.from_revision,
+                "state": m.state,
+                "clients": clients.get(m.revision, 0),
+                "steps": _steps(workplace, m),
+            }
+            for m in state.migrations
+        ],
+        "tables": [_table(workplace, flight) for flight in state.flights],
+        "backfills": [],
+    }
+    if state.exists:
+        rows = connection.execute(text(sql.BACKFILLS)).mappings().all()
+        names = {f.oid: f"{f.schema}.{f.name}" for f in state.flights}
+        status["backfills"] = [
+            {
+                "table": names[row["table_oid"]],
+                "blocks_done": min(row["next_block"], row["end_block"]),
+                "blocks_total": row["end_block"],
+                "rows_updated": row["updated_rows"],
+                "rows_per_second": round(row["updated_rows"] / max(float(row["seconds"]), 0.001)),
+            }
+            for row in rows
+            if row["table_oid"] in names
+        ]
+    return status
+
+
+def _phase(state: State) -> str:
+    if state.unfinished is not None:
+        return {"expanding": "expand", "contracting": "contract", "rolling back": "rollback"}[
+            state.unfinished.state
+        ]
+    return "in flight" if state.in_flight else "idle"
+
+
+def _clients(workplace: Workplace, state: State) -> dict[str, int]:
+    rows = read_rows(workplace.connection, "clients")
+    return {
+        m.revision: sum(row["application_name"].endswith(client_suffix(m.revision)) for row in rows)
+        for m in state.migrations
+    }
+
+
+def _steps(workplace: Workplace, migration: Migration) -> list[dict[str, Any]]:
+    rows = {
+        (r["phase"], r["position"]): r
+        for r in workplace.journal.read_steps(workplace.connection, migration.id)
+    }
+    steps = []
+    for plan in (migration.expand, migration.finish):
+        for position, step in enumerate(plan.steps if plan else ()):
+            row = rows.get((plan.phase, position)) if plan else None
+            state = "to do" if row is None else "done" if row["finished_at"] else "begun"
+            steps.append({"phase": plan.phase if plan else "", "name": step.name, "state": state})
+    return steps
+
+
+def _table(workplace: Workplace, flight: Flight) -> dict[str, Any]:
+    connection = workplace.connection
+    table: dict[str, Any] = {
+        "table": f"{flight.schema}.{flight.name}",
+        "levels": [level.revision for level in flight.levels],
+        "quarantined": 0,
+        "quarantined_rows": [],
+    }
+    if any(level.ups for level in flight.levels) and _has_marker(connection, flight):
+        table["quarantined"] = count_quarantined(connection, flight)
+        if table["quarantined"]:
+            table["quarantined_rows"] = describe_quarantined(connection, flight, _SHOWN_ROWS)
+    return table
+
+
+def _has_marker(connection: Any, flight: Flight) -> bool:
+    return flight.has_marker and bool(read_rows(connection, "table", schema=flight.schema, name=flight.name))
+
+
+def print_status(context: MigrationContext, status: dict[str, Any], *, as_json: bool) -> None:
+    """Print a status as JSON or for people."""
+    if as_json:
+        print_lines(context, [json.dumps(status, indent=2, default=str)])
+        return
+    print_lines(context, _status_lines(status))
+
+
+def _status_lines(status: dict[str, Any]) -> Iterable[str]:
+    yield f"revision {status['revision']}, phase: {status['phase']}"
+    for version in status["versions"]:
+        yield f"version {version['revision']}: {version['state']}, {version['clients']} clients"
+        if version["state"] != "current":
+            yield from (
+                f"  {s['phase']}: {s['name']}: {s['state']}" for s in version["steps"] if s["state"] != "done"
+            )
+    for backfill in status["backfills"]:
+        yield (
+            f"backfill of {backfill['table']}: block {backfill['blocks_done']} of {backfill['blocks_total']}, "
+            f"{backfill['rows_updated']} rows, {backfill['rows_per_second']} rows/s"
+        )
+    for table in status["tables"]:
+        yield f"table {table['table']}: in flight for {', '.join(table['levels'])}; {table['quarantined']} rows quarantined"
+        yield from (f"  {row['key']}: {row['error']}" for row in table["quarantined_rows"])
+
+
+def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:
+    """Print the steps of an expansion and how it would be published."""
+    lines = [f"-- upgrade to {target}"]
+    for number, step in enumerate(expansion.plan.steps, 1):
+        lines += _step_lines(number, step)
+    lines.append(
+        f"-- then, in Alembic's own transaction: views of {target} for {', '.join(workplace.schemas(workplace.read_state(), expansion.schemas))}"
+    )
+    print_lines(workplace.context, lines)
+
+
+def _step_lines(number: int, step: Step) -> list[str]:
+    lines = ["", f"-- {number}. {step.name} [{step.kind}; {step.lock_mode}; {step.cost}] from {step.source}"]
+    return lines + [f"{statement};" for statement in step.statements]

@@ -1,0 +1,147 @@
+"""Rollback: take back what is in flight, newest first, with everything written meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.planner import Extras
+from alembic_zero.names import base_revision, version_schema
+from alembic_zero.operations.errors import MigrationError
+from alembic_zero.plan.contract import PublishedView
+from alembic_zero.plan.items import Ordinary
+from alembic_zero.plan.rollback import plan_table_rollback
+from alembic_zero.plan.step import Kind, Plan, Step
+from alembic_zero.recording import Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alembic_zero.execute.executor import Executor
+    from alembic_zero.execute.journal import Migration, State
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.workplace import Workplace
+
+
+class Rollback:
+    """Ends some of the migrations in flight.
+
+    :param ended: the migrations to take back, oldest first.
+    """
+
+    def __init__(self, workplace: Workplace, state: State, ended: Sequence[Migration]) -> None:
+        self._workplace = workplace
+        self._state = state
+        self._ended = list(ended)
+
+    def run(self) -> None:
+        """Undo tables and version schemas, each migration by itself, newest first."""
+        executor = self._workplace.executor()
+        for migration in reversed(self._ended):
+            plan = self._start(executor, migration)
+            executor.run(migration, plan, f"alembic downgrade {migration.from_revision}")
+
+    def _start(self, executor: Executor, migration: Migration) -> Plan:
+        if migration.state == "rolling back" and migration.finish is not None:
+            return migration.finish
+        with executor.work.begin():
+            state = self._workplace.journal.read(executor.work)
+        plan = self._plan(migration, state, executor)
+        with executor.work.begin():
+            self._workplace.journal.start_finish(executor.work, migration.id, "rolling back", plan)
+        return plan
+
+    def finish(self, **_kw: Any) -> None:
+        """End the migrations in Alembic's own transaction, in which the version moves too."""
+        workplace = self._workplace
+        for migration in self._ended:
+            if not workplace.journal.set_state(workplace.connection, migration.id, "ended", ["rolling back"]):
+                raise MigrationError(
+                    f"revision {migration.revision!r} was changed by another command meanwhile", code="ZD303"
+                )
+        first = self._ended[0]
+        workplace.report(f"rolled back to {first.from_revision}")
+
+    # -- the plan -------------------------------------------------------------------------
+
+    def _plan(self, migration: Migration, state: State, executor: Executor) -> Plan:
+        source = f"rollback of revision {migration.revision!r}"
+        connection = executor.work
+        with connection.begin():
+            publisher = self._workplace.publisher(state.flights, connection)
+            tombs = publisher.tomb_functions(migration.revision, migration.schemas, migration.from_revision)
+            handled: dict[str, list[str]] = {}
+            tables = [
+                plan_table_rollback(flight, self._views(connection, migration, flight, handled), source)
+                for flight in state.flights
+                if flight.levels and flight.levels[-1].migration == migration.id
+            ]
+            buried = publisher.bury(migration.revision, migration.schemas, migration.from_revision, handled)
+        steps = [Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs))] if tombs else []
+        steps += tables
+        if buried:
+            steps.append(Step(f"version {migration.revision}", Kind.TRANSACTION, source, tuple(buried)))
+        steps += self._custom(connection, migration, source)
+        return Plan("rollback", tuple(steps))
+
+    def _views(
+        self, connection: Any, migration: Migration, flight: Flight, handled: dict[str, list[str]]
+    ) -> list[PublishedView]:
+        level = flight.level_of(migration.id)
+        name = flight.spec_at(level).name
+        view_schema = version_schema(migration.revision, flight.schema)
+        existing = {row["name"] for row in read_rows(connection, "views", schema=view_schema)}
+        if name not in existing or flight.levels[level - 1].dropped:
+            return []
+        handled.setdefault(view_schema, []).append(name)
+        return [PublishedView(view_schema, level)]
+
+    def _custom(self, connection: Any, migration: Migration, source: str) -> Iterator[Step]:
+        """Yield the steps that undo what the revision's own and ordinary operations did."""
+        with connection.begin():
+            done = {
+                r["position"]
+                for r in self._workplace.journal.read_steps(connection, migration.id)
+                if r["phase"] == "expand" and r["finished_at"]
+            }
+        steps = migration.expand.steps if migration.expand else ()
+        executed = [s for position, s in enumerate(steps) if position in done]
+        extras = Extras.from_json(migration.extras) if migration.extras else Extras()
+        if extras.has_text:
+            for text in self._texts_of_downgrade(migration):
+                yield Step(f"rollback SQL: {text[:60]}", Kind.TRANSACTION, source, (text,))
+        for step in reversed(executed):
+            for text in step.inverse:
+                yield Step(f"undo: {step.name[:60]}", Kind.TRANSACTION, source, (text,))
+
+    def _texts_of_downgrade(self, migration: Migration) -> list[str]:
+        """Return the plain SQL of the revisions' opposite functions: what ``op.execute`` did, it undoes."""
+        script: Any = self._workplace.context.script
+        if script is None:
+            return []
+        forwards = _is_upgrade(script, migration)
+        upper, lower = migration.revision, migration.from_revision
+        if not forwards:
+            upper, lower = lower, upper
+        revisions = list(script.iterate_revisions(upper, lower))
+        recorder = Recorder(self._workplace.context, self._workplace.default_schema)
+        savepoint = self._workplace.connection.begin_nested()
+        try:
+            for revision in revisions if forwards else reversed(revisions):
+                function = revision.module.downgrade if forwards else revision.module.upgrade
+                recorder.record(revision.revision, function)
+        finally:
+            savepoint.rollback()
+            self._workplace.commit()
+        return [
+            i.operation.text
+            for i in recorder.items
+            if isinstance(i.operation, Ordinary) and i.operation.kind == "sql"
+        ]
+
+
+def _is_upgrade(script: Any, migration: Migration) -> bool:
+    if migration.revision == base_revision:
+        return False
+    below = {r.revision for r in script.iterate_revisions(migration.revision, "base")}
+    return migration.from_revision == base_revision or migration.from_revision in below

@@ -1,0 +1,270 @@
+"""Statements on base tables and on trial copies of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alembic_zero.names import MARKER
+from alembic_zero.sql.quoting import dollar_quoted, grantee, ident, idents, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from alembic_zero.catalog.snapshot import (
+        Check,
+        Column,
+        ForeignKey,
+        Grant,
+        Identity,
+        Index,
+        Statistics,
+        TableSpec,
+    )
+
+
+def _storage_name(code: str) -> str:
+    return {"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}[code]
+
+
+def _compression_name(code: str) -> str:
+    return {"p": "pglz", "l": "lz4"}[code]
+
+
+def _sequence_options(identity: Identity) -> str:
+    cycle = "CYCLE" if identity.cycle else "NO CYCLE"
+    return (
+        f"START WITH {identity.start} INCREMENT BY {identity.increment} MINVALUE {identity.minimum} "
+        f"MAXVALUE {identity.maximum} CACHE {identity.cache} {cycle}"
+    )
+
+
+def identity_clause(identity: Identity) -> str:
+    """Return GENERATED ... AS IDENTITY with the sequence's options, without its name."""
+    kind = "ALWAYS" if identity.always else "BY DEFAULT"
+    return f"GENERATED {kind} AS IDENTITY ({_sequence_options(identity)})"
+
+
+def column_clause(column: Column) -> str:
+    """Return name, type and collation."""
+    collate = f" COLLATE {column.collation}" if column.collation else ""
+    return f"{ident(column.name)} {column.type}{collate}"
+
+
+def _full_column(column: Column) -> str:
+    text = column_clause(column)
+    if column.generated:
+        text += (
+            f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
+        )
+    elif column.identity:
+        text += " " + identity_clause(column.identity)
+    elif column.default is not None:
+        text += f" DEFAULT {column.default}"
+    if column.not_null:
+        name = f" CONSTRAINT {ident(column.not_null_name)}" if column.not_null_name else ""
+        text += f"{name} NOT NULL"
+    return text
+
+
+def create_copy(spec: TableSpec, schema: str) -> list[str]:
+    """Return the statements that build an empty copy of a logical table in another schema.
+
+    Foreign keys are left out: adding one would lock the table that it references.
+    """
+    table = ident(schema, spec.name)
+    statements = [f"CREATE TABLE {table} ({', '.join(_full_column(c) for c in spec.columns)})"]
+    statements += [f"ALTER TABLE {table} ADD CONSTRAINT {ident(c.name)} {c.definition}" for c in spec.checks]
+    for index in spec.indexes:
+        statements += create_index(index, schema, spec.name)
+    statements += [create_statistics(s, schema, table) for s in spec.statistics]
+    for column in spec.columns:
+        statements += column_settings(table, column, column.name)
+        if column.comment is not None:
+            statements.append(comment_on_column(table, column.name, column.comment))
+    return statements
+
+
+def create_index(index: Index, schema: str, table: str) -> list[str]:
+    """Return CREATE INDEX, and the constraint that owns it, on a table that nobody uses yet."""
+    relation = ident(schema, table)
+    if index.constraint == "x":
+        columns = index.definition.removeprefix("USING ")
+        return [f"ALTER TABLE {relation} ADD CONSTRAINT {ident(index.name)} EXCLUDE USING {columns}"]
+    unique = "UNIQUE " if index.unique else ""
+    statements = [f"CREATE {unique}INDEX {ident(index.name)} ON {relation} {index.definition}"]
+    if index.constraint:
+        statements.append(attach_constraint(relation, index, index.name))
+    return statements
+
+
+def attach_constraint(relation: str, index: Index, index_name: str) -> str:
+    """Return ADD CONSTRAINT ... USING INDEX; the server renames the index to the constraint's name."""
+    kind = "PRIMARY KEY" if index.constraint == "p" else "UNIQUE"
+    return (
+        f"ALTER TABLE {relation} ADD CONSTRAINT {ident(index.name)} {kind} USING INDEX "
+        f"{ident(index_name)}{index.constraint_suffix}"
+    )
+
+
+def create_index_concurrently(
+    physical: str, definition: str, schema: str, table: str, *, unique: bool
+) -> str:
+    """Return CREATE INDEX CONCURRENTLY; its name is never qualified, it lives beside its table."""
+    return f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY {ident(physical)} ON {ident(schema, table)} {definition}"
+
+
+def create_statistics(statistics: Statistics, schema: str, table: str) -> str:
+    """Return CREATE STATISTICS on a relation given as SQL text."""
+    return f"CREATE STATISTICS {ident(schema, statistics.name)} {statistics.definition} FROM {table}"
+
+
+def column_settings(table: str, column: Column, physical: str) -> list[str]:
+    """Return what ADD COLUMN cannot say: storage, compression, statistics target, options."""
+    prefix = f"ALTER TABLE {table} ALTER COLUMN {ident(physical)}"
+    statements = []
+    if column.storage:
+        statements.append(f"{prefix} SET STORAGE {_storage_name(column.storage)}")
+    if column.compression:
+        statements.append(f"{prefix} SET COMPRESSION {_compression_name(column.compression)}")
+    if column.statistics_target is not None:
+        statements.append(f"{prefix} SET STATISTICS {column.statistics_target}")
+    if column.options:
+        pairs = (option.split("=", 1) for option in column.options)
+        statements.append(f"{prefix} SET ({', '.join(f'{ident(k)} = {v}' for k, v in pairs)})")
+    return statements
+
+
+def add_column(table: str, column: Column, physical: str) -> str:
+    """Return ADD COLUMN with type and collation only: no scan, no rewrite."""
+    collate = f" COLLATE {column.collation}" if column.collation else ""
+    return f"ALTER TABLE {table} ADD COLUMN {ident(physical)} {column.type}{collate}"
+
+
+def add_constant_column(table: str, column: Column, physical: str) -> str:
+    """Return ADD COLUMN with default and NOT NULL: metadata only as long as nothing in it is volatile."""
+    text = add_column(table, column, physical)
+    if column.generated:
+        text += (
+            f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
+        )
+    elif column.default is not None:
+        text += f" DEFAULT {column.default}"
+    if column.not_null:
+        text += " NOT NULL"
+    return text
+
+
+def set_default(table: str, physical: str, default: str | None) -> str:
+    """Return SET or DROP DEFAULT."""
+    action = "DROP DEFAULT" if default is None else f"SET DEFAULT {default}"
+    return f"ALTER TABLE {table} ALTER COLUMN {ident(physical)} {action}"
+
+
+def drop_column(table: str, physical: str) -> str:
+    """Return DROP COLUMN, never with CASCADE; IF EXISTS, so that a half-made expansion can go."""
+    return f"ALTER TABLE {table} DROP COLUMN IF EXISTS {ident(physical)}"
+
+
+def rename_column(table: str, before: str, after: str) -> str:
+    """Return RENAME COLUMN."""
+    return f"ALTER TABLE {table} RENAME COLUMN {ident(before)} TO {ident(after)}"
+
+
+def add_marker(table: str) -> str:
+    """Return ADD COLUMN for the marker."""
+    return f"ALTER TABLE {table} ADD COLUMN {ident(MARKER)} integer"
+
+
+def add_check(table: str, name: str, definition: str) -> str:
+    """Return ADD CONSTRAINT ... NOT VALID: no scan; VALIDATE belongs in a later transaction."""
+    suffix = "" if definition.endswith(" NOT VALID") else " NOT VALID"
+    return f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} {definition}{suffix}"
+
+
+def add_foreign_key(table: str, name: str, columns: Sequence[str], foreign_key: ForeignKey) -> str:
+    """Return ADD CONSTRAINT ... FOREIGN KEY ... NOT VALID."""
+    suffix = "" if foreign_key.suffix.endswith("NOT VALID") else " NOT VALID"
+    return (
+        f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} FOREIGN KEY ({idents(columns)}) "
+        f"{foreign_key.suffix}{suffix}"
+    )
+
+
+def validate(table: str, name: str) -> str:
+    """Return VALIDATE CONSTRAINT: scans under SHARE UPDATE EXCLUSIVE."""
+    return f"ALTER TABLE {table} VALIDATE CONSTRAINT {ident(name)}"
+
+
+def drop_constraint(table: str, name: str) -> str:
+    """Return DROP CONSTRAINT IF EXISTS."""
+    return f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {ident(name)}"
+
+
+def rename_constraint(table: str, before: str, after: str) -> str:
+    """Return RENAME CONSTRAINT."""
+    return f"ALTER TABLE {table} RENAME CONSTRAINT {ident(before)} TO {ident(after)}"
+
+
+def comment_on_constraint(table: str, name: str, comment: str) -> str:
+    """Return COMMENT ON CONSTRAINT."""
+    return f"COMMENT ON CONSTRAINT {ident(name)} ON {table} IS {literal(comment)}"
+
+
+def comment_on_column(table: str, column: str, comment: str | None) -> str:
+    """Return COMMENT ON COLUMN."""
+    return f"COMMENT ON COLUMN {table}.{ident(column)} IS {'NULL' if comment is None else literal(comment)}"
+
+
+def grant_on_column(table: str, column: str, grant: Grant) -> str:
+    """Return GRANT for one column."""
+    option = " WITH GRANT OPTION" if grant.grantable else ""
+    return f"GRANT {grant.privilege} ({ident(column)}) ON {table} TO {grantee(grant.grantee)}{option}"
+
+
+def lock_table(relation: str, mode: str) -> str:
+    """Return LOCK TABLE for a relation given as SQL text."""
+    return f"LOCK TABLE {relation} IN {mode} MODE"
+
+
+def move_identity(schema: str, table: str, before: str, after: str, identity: Identity) -> str:
+    """Return a block that gives *after* an identity which goes on where *before*'s sequence stands.
+
+    ADD GENERATED takes only constants, so the next value is read inside the block, under the
+    table's lock; then START WITH is set back to what plain DDL would have left.
+    """
+    relation = ident(schema, table)
+    kind = "ALWAYS" if identity.always else "BY DEFAULT"
+    sequence = ident(schema, identity.sequence)
+    options = _sequence_options(identity).replace(f"START WITH {identity.start} ", "")
+    template = (
+        f"ALTER TABLE {relation} ALTER COLUMN {ident(after)} ADD GENERATED {kind} AS IDENTITY "
+        f"(SEQUENCE NAME {sequence} START WITH %s {options})"
+    )
+    body = (
+        "DECLARE last bigint; called boolean;\nBEGIN\n"
+        f"  SELECT last_value, is_called INTO last, called FROM {sequence};\n"
+        f"  {drop_column(relation, before)};\n"
+        f"  EXECUTE format({literal(template)}, last);\n"
+        f"  PERFORM setval({literal(sequence)}::regclass, last, called);\n"
+        f"  ALTER SEQUENCE {sequence} START WITH {identity.start};\nEND"
+    )
+    return block(body)
+
+
+def block(body: str) -> str:
+    """Return an anonymous PL/pgSQL block."""
+    return f"DO {dollar_quoted(body)}"
+
+
+def own_sequence(sequence: str, owner: str) -> str:
+    """Return ALTER SEQUENCE ... OWNED BY; both given as SQL text."""
+    return f"ALTER SEQUENCE {sequence} OWNED BY {owner}"
+
+
+def rename_pairs(pairs: Iterable[tuple[str, str]], table: str) -> list[str]:
+    """Return RENAME COLUMN for each (before, after), by way of temporary names where they collide."""
+    wanted = [(before, after) for before, after in pairs if before != after]
+    sources = {before for before, _ in wanted}
+    detour = {before: f"_zd_rename_{n}" for n, (before, after) in enumerate(wanted) if after in sources}
+    first = [rename_column(table, before, name) for before, name in detour.items()]
+    return first + [rename_column(table, detour.get(before, before), after) for before, after in wanted]

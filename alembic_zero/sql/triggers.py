@@ -1,0 +1,463 @@
+"""The synchronising trigger of a table in flight, compiled from all its lenses.
+
+No operator in the body is looked up on a client's search_path: comparisons name their schema,
+change is detected by record_image_ne, and users' expressions are early-bound functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from alembic_zero.lens.compose import Composer
+from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, QUARANTINE_OFFSET
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.quoting import dollar_quoted, ident, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from alembic_zero.lens.lens import Edge, Flight, Level, Rule
+
+FIRST_TRIGGER = "!zd_sync"
+TODO_TRIGGER = "~zd_todo"
+
+# Tags between the two triggers of a table with BEFORE triggers of its own: who wrote, and whether
+# the first derivation failed. Generations stay below, so they never meet a version's tag.
+_WROTE_OLDEST = -900_000_000
+_FAILED = -950_000_000
+
+_RERAISED = "transaction_rollback OR operator_intervention OR insufficient_resources OR system_error OR internal_error"
+
+
+def _eq(left: str, right: str) -> str:
+    return f"{left} OPERATOR(pg_catalog.=) {right}"
+
+
+def _lt(left: str, right: str) -> str:
+    return f"{left} OPERATOR(pg_catalog.<) {right}"
+
+
+def _le(left: str, right: str) -> str:
+    return f"{left} OPERATOR(pg_catalog.<=) {right}"
+
+
+def _ge(left: str, right: str) -> str:
+    return f"{left} OPERATOR(pg_catalog.>=) {right}"
+
+
+def sync_name(flight: Flight) -> str:
+    """Return the name of the table's trigger function."""
+    return f"sync_{flight.oid}"
+
+
+def last_trigger_name(existing: Iterable[str]) -> str:
+    """Return a trigger name that fires after all of *existing* (BEFORE triggers fire in byte order)."""
+    name = "~zd_sync"
+    while any(other.encode() >= name.encode() for other in existing):
+        name = "\U0010ffff" + name
+    return name
+
+
+def done_condition(flight: Flight, marker: str) -> str:
+    """Return SQL that is true for a marker that says: synchronised through the newest level."""
+    generation = flight.backfilled_generation()
+    if generation is None:
+        return "true"
+    return (
+        f"COALESCE({_ge(marker, str(generation))} OR "
+        f"{_lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
+    )
+
+
+def quarantine_codes(flight: Flight) -> tuple[int, ...]:
+    """Return the markers of rows that some level of this flight could not derive."""
+    return tuple(-QUARANTINE_OFFSET - level.generation for level in flight.levels if level.ups)
+
+
+def todo_condition(flight: Flight, marker: str) -> str:
+    """Return SQL that is true for a row that the backfill has still to visit."""
+    codes = ", ".join(map(str, quarantine_codes(flight)))
+    if not codes:
+        return "false"
+    return f"NOT {done_condition(flight, marker)} AND ({marker} IS NULL OR {marker} NOT IN ({codes}))"
+
+
+def quarantined_condition(flight: Flight, marker: str) -> str:
+    """Return SQL that is true for a quarantined row."""
+    codes = ", ".join(map(str, quarantine_codes(flight)))
+    return f"{marker} IN ({codes})" if codes else "false"
+
+
+@dataclass(frozen=True)
+class SyncTrigger:
+    """Renders function and triggers of one table."""
+
+    flight: Flight
+
+    # -- which cells matter ---------------------------------------------------------------
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that keep rows in step; the trigger knows no others."""
+        return tuple(self.flight.levels[n - 1] for n in self.flight.sync_levels)
+
+    def _shape(self, index: int) -> tuple[str, ...]:
+        number = self.flight.sync_levels[index - 1] if index else 0
+        return tuple(cell for _, cell in self.flight.shape_at(number))
+
+    @cached_property
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """For each physical cell, the first and the last sync index whose versions show it."""
+        spans: dict[str, tuple[int, int]] = {}
+        for number in range(len(self.flight.levels) + 1):
+            index = self.flight.sync_index(number)
+            for _, cell in self.flight.shape_at(number):
+                first, _last = spans.get(cell, (index, index))
+                spans[cell] = (first, index)
+        return spans
+
+    def _inputs(self) -> dict[str, None]:
+        found: dict[str, None] = {}
+        for level in self.levels:
+            for edges in (level.ups, level.downs):
+                composer = self._composer(edges)
+                for edge in edges:
+                    found.update(dict.fromkeys(composer.inputs(edge)))
+            for rule in level.rules:
+                found.update(dict.fromkeys(rule.cells))
+        return found
+
+    @cached_property
+    def watched(self) -> tuple[str, ...]:
+        """Physical cells whose change means work: inputs, and what rules look at."""
+        return tuple(c for c in self._inputs() if self._plain(c))
+
+    @cached_property
+    def flagged(self) -> tuple[str, ...]:
+        """Physical cells that need a changed flag: the watched ones and every piece of evidence."""
+        top = len(self.levels)
+        evidence = [c for c, span in self.spans.items() if span != (0, top) and self._plain(c)]
+        return tuple(dict.fromkeys([*self.watched, *evidence]))
+
+    def _plain(self, cell_id: str) -> bool:
+        cell = self.flight.cell(cell_id)
+        return cell.physical is not None and not cell.generated
+
+    # -- small pieces of text -------------------------------------------------------------
+
+    def _composer(self, edges: Sequence[Edge]) -> Composer:
+        return Composer(self.flight, edges, self._call, lambda cell: self._ref("NEW", cell))
+
+    def _call(self, function: str, arguments: Sequence[str]) -> str:
+        return render_call(JOURNAL_SCHEMA, function, arguments)
+
+    def _ref(self, row: str, cell_id: str) -> str:
+        physical = self.flight.cell(cell_id).physical
+        assert physical is not None  # noqa: S101 - a virtual cell never gets here
+        return f"{row}.{ident(physical)}"
+
+    def _flag(self, cell_id: str) -> str:
+        return ident(f"changed_{cell_id}")
+
+    def _image_differs(self, cells: Sequence[str]) -> str:
+        new = ", ".join(self._ref("NEW", c) for c in cells)
+        old = ", ".join(self._ref("OLD", c) for c in cells)
+        return f"pg_catalog.record_image_ne(ROW({new}), ROW({old}))"
+
+    @property
+    def _marker_new(self) -> str:
+        return f"NEW.{ident(MARKER)}"
+
+    @property
+    def _marker_old(self) -> str:
+        return f"OLD.{ident(MARKER)}"
+
+    # -- the function ---------------------------------------------------------------------
+
+    def render_function(self) -> str:
+        """Return CREATE OR REPLACE FUNCTION for the trigger function."""
+        flags = "".join(f"  {self._flag(c)} boolean := false;\n" for c in self.flagged)
+        body = (
+            "\nDECLARE\n  writer int;\n  synced int := 0;\n  hinted int;\n  lowest int;\n  highest int;\n"
+            "  forced boolean := false;\n  failed boolean := false;\n"
+            f"{flags}BEGIN\n{self._identify()}{self._sequences()}{self._downs()}{self._rules_of_writer()}"
+            f"{self._ups()}{self._finish()}  RETURN NEW;\nEND\n"
+        )
+        return (
+            f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, sync_name(self.flight))}() RETURNS trigger "
+            f"LANGUAGE plpgsql AS {dollar_quoted(body)}"
+        )
+
+    def _tag_cases(self) -> str:
+        cases = "".join(
+            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}"
+            for n, level in enumerate(self.levels, 1)
+        )
+        return f"CASE{cases} ELSE 0 END"
+
+    def _identify(self) -> str:
+        phases = self._after_first() if self.flight.user_triggers else ""
+        return (
+            f"{phases}  IF {_eq('TG_OP', literal('INSERT'))} AND writer IS NULL THEN\n"
+            f"    writer := {self._tag_cases()};\n    forced := true;\n"
+            f"  ELSIF writer IS NULL THEN\n{self._changed_since_old()}{self._synced()}{self._who()}  END IF;\n"
+        )
+
+    def _changed_since_old(self) -> str:
+        return "".join(f"    {self._flag(c)} := {self._image_differs([c])};\n" for c in self.flagged)
+
+    def _synced(self) -> str:
+        """Text that finds the newest level through which OLD is synchronised."""
+        lines = []
+        for index, level in enumerate(self.levels, 1):
+            if not level.ups:
+                reached = "true"
+            else:
+                low = str(-QUARANTINE_OFFSET - level.generation)
+                reached = f"COALESCE({_ge(self._marker_old, str(level.generation))} OR {_lt(self._marker_old, low)}, false)"
+            lines.append(
+                f"    IF {_eq('synced', str(index - 1))} AND {reached} THEN synced := {index}; END IF;\n"
+            )
+        return "".join(lines)
+
+    def _who(self) -> str:
+        """Text that finds the writer's version from the cells that it changed."""
+        cases = {"lowest": "GREATEST", "highest": "LEAST"}
+        lines = []
+        for position, (variable, function) in enumerate(cases.items()):
+            parts = [f"CASE WHEN {self._flag(c)} THEN {self.spans[c][position]} END" for c in self.flagged]
+            default = ["0"] if variable == "lowest" else [str(len(self.levels))]
+            lines.append(f"    {variable} := {function}({', '.join(parts + default)});\n")
+        hints = "".join(
+            f" WHEN {_eq('pg_catalog.current_setting(' + literal('alembic_zero.revision') + ', true)', literal(revision))}"
+            f" THEN {index}"
+            for revision, index in self._hints()
+        )
+        lines.append(f"    hinted := CASE{hints} ELSE 0 END;\n" if hints else "    hinted := 0;\n")
+        lines.append(
+            f"    writer := CASE WHEN {_lt('highest', 'lowest')} THEN highest\n"
+            f"      WHEN {_le('lowest', 'hinted')} AND {_le('hinted', 'highest')} THEN hinted ELSE lowest END;\n"
+            # Only evidence makes a row that is not synchronised a newer version's.
+            "    writer := LEAST(writer, GREATEST(synced, lowest));\n"
+        )
+        return "".join(lines)
+
+    def _hints(self) -> list[tuple[str, int]]:
+        return [
+            (level.revision, self.flight.sync_index(n))
+            for n, level in enumerate(self.flight.levels, 1)
+            if self.flight.sync_index(n)
+        ]
+
+    def _after_first(self) -> str:
+        """Text for the second of two triggers: what has a user's trigger changed since the first?"""
+        setting = literal(f"alembic_zero.row_{self.flight.oid}")
+        flags = "".join(
+            f"      {self._flag(c)} := COALESCE(seen[{n}] OPERATOR(pg_catalog.<>) {self._digest(c)}, true);\n"
+            for n, c in enumerate(self.flagged, 1)
+        )
+        writers = "".join(
+            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}"
+            for n, level in enumerate(self.levels, 1)
+        )
+        failing = "".join(
+            f" WHEN {_eq(self._marker_new, str(_FAILED - n))} THEN {n}" for n in range(len(self.levels) + 1)
+        )
+        anything = " OR ".join(self._flag(c) for c in self.flagged)
+        return (
+            f"  IF {_eq('TG_ARGV[0]', literal('last'))} AND {self._is_tag()} THEN\n"
+            f"    DECLARE seen pg_catalog.text[] := pg_catalog.current_setting({setting}, true)::pg_catalog.text[];\n    BEGIN\n"
+            f"      synced := {len(self.levels)};\n"
+            f"      forced := {_le(self._marker_new, str(_FAILED))};\n"
+            f"      hinted := CASE{writers}{failing} ELSE 0 END;\n{flags}"
+            f"      writer := hinted;\n      IF {anything} THEN\n{self._who_after()}      END IF;\n    END;\n  END IF;\n"
+        )
+
+    def _who_after(self) -> str:
+        lines = self._who().splitlines(keepends=True)
+        return "".join("    " + line for line in lines if not line.lstrip().startswith("hinted :="))
+
+    def _digest(self, cell_id: str) -> str:
+        return f"pg_catalog.md5(ROW({self._ref('NEW', cell_id)})::pg_catalog.text)"
+
+    def _sequences(self) -> str:
+        """Text for copies of identity and serial columns: the base column's number feeds both."""
+        lines = []
+        for index, level in enumerate(self.levels, 1):
+            composer = self._composer(level.ups)
+            for edge in level.ups:
+                if self._plain(edge.target) and self.flight.cell(edge.target).sequence_of:
+                    target = self._ref("NEW", edge.target)
+                    lines.append(
+                        f"  IF {_eq('TG_OP', literal('INSERT'))} AND {_le(str(index), 'writer')}"
+                        f" AND {target} IS NULL THEN {target} := {composer.apply(edge)}; END IF;\n"
+                    )
+        return "".join(lines)
+
+    def _assign(self, composer: Composer, edge: Edge, indent: str) -> str:
+        cells = [c for c in composer.inputs(edge) if c in self.flagged]
+        condition = " OR ".join(["forced", *(self._flag(c) for c in cells)])
+        target = self._ref("NEW", edge.target)
+        # What the statement wrote stays: a derived cell is never in the writer's own shape.
+        flag = f" {self._flag(edge.target)} := true;" if edge.target in self.flagged else ""
+        return f"{indent}IF {condition} THEN {target} := {composer.apply(edge)};{flag} END IF;\n"
+
+    def _downs(self) -> str:
+        text = ""
+        for index in range(len(self.levels), 0, -1):
+            level = self.levels[index - 1]
+            composer = self._composer(level.downs)
+            lines = "".join(
+                self._assign(composer, edge, "    ")
+                for edge in reversed(level.downs)
+                if self._plain(edge.target)
+            )
+            if lines:
+                text += f"  IF {_le(str(index), 'writer')} THEN\n{lines}  END IF;\n"
+        return text
+
+    def _rule_failure(self, rule: Rule) -> tuple[str, str]:
+        if rule.check is None:
+            cell = rule.cells[0]
+            column = self._logical(cell)
+            message = f'null value in column "{column}" of relation "{self.flight.name}" violates not-null constraint'
+            options = f"ERRCODE = '23502', COLUMN = {literal(column)}"
+            return f"{self._ref('NEW', cell)} IS NULL", self._raise(message, options)
+        call = self._call(str(rule.function), [self._composer(()).value(c) for c in rule.cells])
+        message = f'new row for relation "{self.flight.name}" violates check constraint "{rule.name}"'
+        return f"({call}) IS FALSE", self._raise(
+            message, f"ERRCODE = '23514', CONSTRAINT = {literal(rule.name)}"
+        )
+
+    def _raise(self, message: str, options: str) -> str:
+        return (
+            f"RAISE EXCEPTION USING MESSAGE = {literal(message)}, {options}, "
+            f"SCHEMA = {literal(self.flight.schema)}, TABLE = {literal(self.flight.name)};"
+        )
+
+    def _logical(self, cell_id: str) -> str:
+        for number in range(len(self.flight.levels), -1, -1):
+            for name, cell in self.flight.shape_at(number):
+                if cell == cell_id:
+                    return name
+        return cell_id
+
+    def _rules_of_writer(self) -> str:
+        text = ""
+        for index, level in enumerate(self.levels, 1):
+            for rule in level.rules:
+                condition, failure = self._rule_failure(rule)
+                text += f"  IF {_le(str(index), 'writer')} AND {condition} THEN {failure} END IF;\n"
+        return text
+
+    def _ups(self) -> str:
+        """Text that derives upwards, level by level, each behind its own quarantine."""
+        text = ""
+        for index, level in enumerate(self.levels, 1):
+            composer = self._composer(level.ups)
+            edges = [e for e in level.ups if self._plain(e.target)]
+            lines = "".join(self._assign(composer, edge, "        ") for edge in edges)
+            for rule in level.rules:
+                condition, failure = self._rule_failure(rule)
+                lines += f"        IF {condition} THEN {failure} END IF;\n"
+            if not lines:
+                continue
+            nulls = "".join(f"        {self._ref('NEW', c)} := NULL;\n" for c in self._derived_from(index))
+            code = -QUARANTINE_OFFSET - level.generation
+            text += (
+                f"  IF {_lt('writer', str(index))} AND NOT failed THEN\n"
+                f"      forced := forced OR {_lt('synced', str(index))};\n      BEGIN\n{lines}"
+                f"      EXCEPTION WHEN {_RERAISED} THEN RAISE;\n      WHEN OTHERS THEN\n"
+                f"        failed := true;\n{nulls}        {self._marker_new} := {code};\n      END;\n  END IF;\n"
+            )
+        return text
+
+    def _derived_from(self, index: int) -> tuple[str, ...]:
+        cells = [
+            edge.target
+            for level in self.levels[index - 1 :]
+            for edge in level.ups
+            if self._plain(edge.target)
+        ]
+        return tuple(dict.fromkeys(cells))
+
+    def _finish(self) -> str:
+        generation = self.flight.backfilled_generation() or self.levels[-1].generation
+        last = f"  IF NOT failed THEN {self._marker_new} := {generation}; END IF;\n"
+        if not self.flight.user_triggers:
+            return last
+        setting = literal(f"alembic_zero.row_{self.flight.oid}")
+        digests = ", ".join(self._digest(c) for c in self.flagged)
+        tags = "".join(
+            f" WHEN {_eq('writer', str(n))} THEN {-level.generation}"
+            for n, level in enumerate(self.levels, 1)
+        )
+        return (
+            f"  IF {_eq('TG_ARGV[0]', literal('first'))} THEN\n"
+            f"    PERFORM pg_catalog.set_config({setting}, (ARRAY[{digests}])::pg_catalog.text, true);\n"
+            f"    {self._marker_new} := CASE WHEN failed THEN {_FAILED} OPERATOR(pg_catalog.-) writer"
+            f"{tags} ELSE {_WROTE_OLDEST} END;\n  ELSE\n  {last}  END IF;\n"
+        )
+
+    # -- the triggers ---------------------------------------------------------------------
+
+    def render_triggers(self) -> list[str]:
+        """Return CREATE TRIGGER for the table, and ENABLE ALWAYS: replicas and logical apply need it too."""
+        statements = self._two_phases() if self.flight.user_triggers else self._single_phase()
+        table = ident(self.flight.schema, self.flight.name)
+        return [
+            *(text for _, text in statements),
+            *(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}" for name, _ in statements),
+        ]
+
+    def _trigger(self, name: str, event: str, when: str, argument: str) -> tuple[str, str]:
+        table = ident(self.flight.schema, self.flight.name)
+        function = ident(JOURNAL_SCHEMA, sync_name(self.flight))
+        return name, (
+            f"CREATE TRIGGER {ident(name)} BEFORE {event} ON {table} FOR EACH ROW\n"
+            f"WHEN ({when}) EXECUTE FUNCTION {function}({literal(argument)})"
+        )
+
+    def _is_tag(self) -> str:
+        return f"({_ge(self._marker_new, str(FIRST_TAG))} AND {_le(self._marker_new, str(LAST_TAG))})"
+
+    def _insert_when(self) -> str:
+        return f"{self._marker_new} IS NULL OR {self._is_tag()}"
+
+    def _marker_untouched(self) -> str:
+        return f"NOT pg_catalog.record_image_ne(ROW({self._marker_new}), ROW({self._marker_old}))"
+
+    def _single_phase(self) -> list[tuple[str, str]]:
+        done = done_condition(self.flight, self._marker_old)
+        columns = ", ".join(ident(str(self.flight.cell(c).physical)) for c in self.watched)
+        last = self.flight.last_trigger
+        triggers = [self._trigger(f"{last}_insert", "INSERT", self._insert_when(), "only")]
+        if columns:
+            # An unrelated update must not even look at the values: comparing detoasts them.
+            when = f"{done} AND {self._marker_untouched()} AND {self._image_differs(self.watched)}"
+            triggers.append(self._trigger(last, f"UPDATE OF {columns}", when, "only"))
+        if done != "true":
+            when = f"NOT {done} AND {self._marker_untouched()}"
+            triggers.append(self._trigger(TODO_TRIGGER, "UPDATE", when, "only"))
+        return triggers
+
+    def _two_phases(self) -> list[tuple[str, str]]:
+        done = done_condition(self.flight, self._marker_old)
+        touched = f"(NOT {done} OR {self._image_differs(self.watched)})" if self.watched else f"NOT {done}"
+        update_when = f"{self._marker_untouched()} AND {touched}"
+        last = self.flight.last_trigger
+        return [
+            self._trigger(f"{FIRST_TRIGGER}_insert", "INSERT", self._insert_when(), "first"),
+            self._trigger(f"{FIRST_TRIGGER}_update", "UPDATE", update_when, "first"),
+            self._trigger(f"{last}_insert", "INSERT", self._insert_when(), "last"),
+            self._trigger(f"{last}_update", "UPDATE", f"{self._is_tag()} OR {update_when}", "last"),
+        ]
+
+    def trigger_names(self) -> list[str]:
+        """Return the names of all triggers that :meth:`render_triggers` creates."""
+        return [
+            name for name, _ in (self._two_phases() if self.flight.user_triggers else self._single_phase())
+        ]

@@ -1,0 +1,291 @@
+"""Version schemas: auto-updatable views over the base tables, and tombstones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.sql.quoting import dollar_quoted, grantee, ident, idents, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alembic_zero.catalog.snapshot import Grant, TableFacts
+    from alembic_zero.lens.lens import Flight
+
+_SECURITY_INVOKER_SINCE = 15
+
+
+@dataclass(frozen=True)
+class ViewColumn:
+    """One column of a version's view; *default* is set on the view only where it differs from the base."""
+
+    physical: str
+    logical: str
+    default: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """A logical table as one version sees it.
+
+    :param inner: name of the marker-carrying view below the visible one, None for a plain view.
+    :param tag: the inner view's marker default.
+    """
+
+    schema: str
+    name: str
+    base: tuple[str, str]
+    owner: str
+    columns: tuple[ViewColumn, ...]
+    grants: tuple[Grant, ...]
+    column_grants: tuple[Grant, ...] = ()
+    owner_rights: bool = False
+    inner: str | None = None
+    tag: int | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True)
+class VersionSchema:
+    """A version's schema for one base schema, with all its views."""
+
+    name: str
+    revision: str
+    base_schema: str
+    grants: tuple[Grant, ...]
+    views: tuple[VersionView, ...] = field(default=())
+
+
+def inner_name(oid: int, level_tag: int, view_schema: str) -> str:
+    """Return the name of the inner view of a table for one version."""
+    return internal_name("v", str(oid), str(-level_tag), view_schema)
+
+
+def view_of_table(
+    view_schema: str, facts: TableFacts, columns: Sequence[ViewColumn], comment: str | None, version: int
+) -> VersionView:
+    """Return the one-deep view of a table that is not in flight."""
+    return VersionView(
+        schema=view_schema,
+        name=facts.name,
+        base=(facts.schema, facts.name),
+        owner=facts.owner,
+        columns=tuple(columns),
+        grants=facts.grants,
+        column_grants=facts.column_grants,
+        owner_rights=bool(facts.column_grants) or version < _SECURITY_INVOKER_SINCE,
+        comment=comment,
+    )
+
+
+def view_of_flight(
+    view_schema: str, flight: Flight, level: int, facts: TableFacts, version: int
+) -> VersionView:
+    """Return the view of a table in flight at one of its levels."""
+    tag = flight.tag_at(level)
+    spec = flight.spec_at(level)
+    return VersionView(
+        schema=view_schema,
+        name=spec.name,
+        base=(flight.schema, flight.name),
+        owner=facts.owner,
+        columns=tuple(
+            ViewColumn(
+                str(cell.physical), column.name, _view_default(flight, level, column.name), column.comment
+            )
+            for column, cell in flight.columns_at(level)
+        ),
+        grants=facts.grants,
+        column_grants=facts.column_grants,
+        owner_rights=flight.owner_rights or version < _SECURITY_INVOKER_SINCE,
+        inner=None if tag is None else inner_name(flight.oid, tag, view_schema),
+        tag=tag,
+        comment=spec.comment,
+    )
+
+
+def _view_default(flight: Flight, level: int, name: str) -> str | None:
+    """Return the default that the view must carry because a shared cell's base default is another."""
+    cell_id = dict(flight.shape_at(level))[name]
+    column = flight.spec_at(level).column(name)
+    assert column is not None  # noqa: S101 - shape and spec name the same columns
+    first = next(n for n in range(level + 1) if any(c == cell_id for _, c in flight.shape_at(n)))
+    origin_name = next(n for n, c in flight.shape_at(first) if c == cell_id)
+    origin = flight.spec_at(first).column(origin_name)
+    if origin is None or column.generated or origin.default == column.default:
+        return None
+    return column.default or "NULL"
+
+
+def _options(view: VersionView) -> str:
+    return "" if view.owner_rights else " WITH (security_invoker = true)"
+
+
+def _select(view: VersionView, source: str, columns: Sequence[tuple[str, str]]) -> str:
+    listed = ", ".join(f"{ident(p)} AS {ident(n)}" if p != n else ident(n) for p, n in columns)
+    return f"SELECT {listed} FROM {source}"
+
+
+def render_view(view: VersionView) -> list[str]:
+    """Return the statements that create a view with its defaults, rights and comments."""
+    outer = ident(view.schema, view.name)
+    columns = [(c.physical, c.logical) for c in view.columns]
+    statements = []
+    source = ident(*view.base)
+    if view.inner is not None:
+        statements += _render_inner(view, columns)
+        source = ident(JOURNAL_SCHEMA, view.inner)
+        columns = [(name, name) for _, name in columns]
+    statements.append(f"CREATE VIEW {outer}{_options(view)} AS {_select(view, source, columns)}")
+    statements += [
+        f"ALTER VIEW {outer} ALTER COLUMN {ident(c.logical)} SET DEFAULT {c.default}"
+        for c in view.columns
+        if c.default
+    ]
+    statements += _render_rights(view, outer) + _render_comments(view, outer)
+    return statements
+
+
+def _render_inner(view: VersionView, columns: Sequence[tuple[str, str]]) -> list[str]:
+    inner = ident(JOURNAL_SCHEMA, str(view.inner))
+    select = _select(view, ident(*view.base), [*columns, (MARKER, MARKER)])
+    return [
+        f"CREATE VIEW {inner}{_options(view)} AS {select}",
+        f"ALTER VIEW {inner} ALTER COLUMN {ident(MARKER)} SET DEFAULT {view.tag}",
+        *_render_rights(view, inner),
+    ]
+
+
+def _render_rights(view: VersionView, name: str) -> list[str]:
+    statements = [f"REVOKE ALL ON {name} FROM PUBLIC"]
+    if view.owner_rights:
+        statements.append(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
+    by_physical = {c.physical: c.logical for c in view.columns}
+    statements += [
+        f"GRANT {g.privilege} ON {name} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
+        for g in view.grants
+    ]
+    statements += [
+        f"GRANT {g.privilege} ({ident(by_physical[str(g.column)])}) ON {name} TO {grantee(g.grantee)}"
+        for g in view.column_grants
+        if g.column in by_physical and g.privilege != "REFERENCES"
+    ]
+    return statements
+
+
+def _render_comments(view: VersionView, name: str) -> list[str]:
+    statements = [f"COMMENT ON VIEW {name} IS {literal(view.comment)}"] if view.comment else []
+    return statements + [
+        f"COMMENT ON COLUMN {name}.{ident(c.logical)} IS {literal(c.comment)}"
+        for c in view.columns
+        if c.comment
+    ]
+
+
+def render_flattened(view: VersionView) -> list[str]:
+    """Return the statements that put a two-deep view straight on the base table.
+
+    ``CREATE OR REPLACE VIEW`` keeps defaults and rights, but drops security_invoker unless it is
+    said again; column names and types do not change, so prepared statements go on.
+    """
+    columns = [(c.physical, c.logical) for c in view.columns]
+    return [
+        f"CREATE OR REPLACE VIEW {ident(view.schema, view.name)}{_options(view)} AS "
+        f"{_select(view, ident(*view.base), columns)}",
+    ]
+
+
+def render_schema(schema: VersionSchema) -> list[str]:
+    """Return the statements that create a version schema, without its views."""
+    name = ident(schema.name)
+    comment = f"alembic_zero: version {schema.revision} of {schema.base_schema}"
+    return [
+        f"CREATE SCHEMA {name}",
+        f"COMMENT ON SCHEMA {name} IS {literal(comment)}",
+        *(
+            f"GRANT USAGE ON SCHEMA {name} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
+            for g in schema.grants
+        ),
+    ]
+
+
+# -- tombstones ---------------------------------------------------------------------------------
+
+
+def tomb_comment(revision: str, successor: str) -> str:
+    """Return the comment that marks a schema as a tombstone."""
+    return f"alembic_zero: tombstone of version {revision}, use {successor}"
+
+
+def _tomb_names(view_schema: str) -> tuple[str, str]:
+    return internal_name("tomb", view_schema), internal_name("tomb_dml", view_schema)
+
+
+def render_tomb_functions(view_schema: str, revision: str, successor: str) -> list[str]:
+    """Return the functions by which a tombstone raises.
+
+    STABLE, so that the view's condition becomes a one-time filter that is called even over an
+    empty table; the statement trigger catches what writes without reading.
+    """
+    message = (
+        f"version {revision} of this database is gone (schema {view_schema}): "
+        f"deploy the application for revision {successor}"
+    )
+    read, write = _tomb_names(view_schema)
+    raising = f"RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {literal(message)};"
+    return [
+        f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, read)}() RETURNS boolean LANGUAGE plpgsql STABLE AS "
+        f"{dollar_quoted(f'BEGIN {raising} END')}",
+        f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, write)}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"{dollar_quoted(f'BEGIN {raising} END')}",
+        f"GRANT EXECUTE ON FUNCTION {ident(JOURNAL_SCHEMA, read)}() TO PUBLIC",
+    ]
+
+
+def tomb_table(view_schema: str, name: str) -> str:
+    """Return the name of the empty table behind a tombstone view."""
+    return internal_name("tomb", view_schema, name)
+
+
+def render_tombstone(
+    view_schema: str, name: str, columns: Sequence[tuple[str, str]], keys: Sequence[Sequence[str]]
+) -> list[str]:
+    """Return the statements that replace a dropped view by one that raises.
+
+    :param columns: (name, type) pairs.
+    :param keys: column lists of unique indexes, for ON CONFLICT to find.
+    """
+    read, write = _tomb_names(view_schema)
+    table = ident(JOURNAL_SCHEMA, tomb_table(view_schema, name))
+    view = ident(view_schema, name)
+    listed = ", ".join(f"{ident(column)} {type_}" for column, type_ in columns)
+    names = idents(column for column, _ in columns)
+    return [
+        f"CREATE TABLE {table} ({listed})",
+        *(f"CREATE UNIQUE INDEX ON {table} ({idents(key)})" for key in keys),
+        f"CREATE TRIGGER tombstone BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT "
+        f"EXECUTE FUNCTION {ident(JOURNAL_SCHEMA, write)}()",
+        f"CREATE VIEW {view} AS SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()",
+        # Whoever still asks must meet the explanation, not a missing right: the table is empty.
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {view} TO PUBLIC",
+    ]
+
+
+def render_bury(view_schema: str, revision: str, successor: str) -> list[str]:
+    """Return the statement that marks a schema, all of whose views are tombstones, as one itself."""
+    return [f"COMMENT ON SCHEMA {ident(view_schema)} IS {literal(tomb_comment(revision, successor))}"]
+
+
+def render_prune(view_schema: str, views: Sequence[str]) -> list[str]:
+    """Return the statements that remove a tombstone, never CASCADE over what is not ours."""
+    read, write = _tomb_names(view_schema)
+    return [
+        *(f"DROP VIEW IF EXISTS {ident(view_schema, name)}" for name in views),
+        *(f"DROP TABLE IF EXISTS {ident(JOURNAL_SCHEMA, tomb_table(view_schema, name))}" for name in views),
+        f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, read)}()",
+        f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, write)}()",
+        f"DROP SCHEMA IF EXISTS {ident(view_schema)}",
+    ]

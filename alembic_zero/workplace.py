@@ -1,0 +1,174 @@
+"""What every command needs at hand: journal, own connections, executor, reporting."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from sqlalchemy import text
+
+from alembic_zero.catalog.reader import read_server
+from alembic_zero.execute.executor import Executor, open_bare
+from alembic_zero.execute.journal import Journal, State
+from alembic_zero.execute.locks import LockRules
+from alembic_zero.execute.publish import Publisher
+from alembic_zero.execute.session import Sessions
+from alembic_zero.names import base_revision
+from alembic_zero.operations.errors import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from alembic.runtime.migration import MigrationContext
+    from alembic_zero.configuration import Settings
+    from alembic_zero.lens.lens import Flight
+    from sqlalchemy.engine import Connection
+
+_LOCK_CLASS = 1_514_427_763
+_LOCK_WAIT_S = 600.0
+
+
+def version_name(heads: Iterable[str]) -> str:
+    """Return the name of the version that a set of heads makes."""
+    return "+".join(sorted(heads)) or base_revision
+
+
+class Workplace:
+    """One command's view of one project in one database.
+
+    :param context: Alembic's migration context, on env.py's connection.
+    """
+
+    def __init__(self, context: MigrationContext) -> None:
+        self.context = context
+        self.connection = cast("Connection", context.connection)
+        self.settings: Settings = context.opts["alembic_zero"]
+        self.default_schema = str(self.connection.execute(text("SELECT current_schema()")).scalar_one())
+        self.version_table = (context.version_table_schema or self.default_schema, context.version_table)
+        self.journal = Journal(".".join(self.version_table))
+        self._sessions: Sessions | None = None
+        self._guard: Connection | None = None
+
+    # -- talking --------------------------------------------------------------------------
+
+    def report(self, line: str) -> None:
+        """Say something to whoever watches; standard output belongs to results."""
+        options = getattr(self.context.config, "cmd_opts", None)
+        if not getattr(options, "quiet", False):
+            sys.stderr.write(f"alembic_zero: {line}\n")
+            sys.stderr.flush()
+
+    # -- env.py's connection --------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Commit env.py's transaction below SQLAlchemy, whose own transaction object stays as it is.
+
+        A transaction of env.py must not stay open across a backfill, whoever began it.
+        """
+        cast("Any", self.connection.connection.dbapi_connection).commit()
+
+    def keep_alive(self) -> None:
+        """Keep env.py's connection from being idle for too long, outside any transaction."""
+        self.connection.exec_driver_sql("SELECT 1")
+        self.commit()
+
+    def read_state(self) -> State:
+        """Return what the journal says, read on env.py's connection."""
+        return self.journal.read(self.connection)
+
+    # -- our own connections --------------------------------------------------------------
+
+    @property
+    def sessions(self) -> Sessions:
+        """Our own connections."""
+        if self._sessions is None:
+            self._sessions = Sessions(self.connection)
+        return self._sessions
+
+    def take_command_lock(self) -> bool:
+        """Wait until no other command works on this project; return whether there was one.
+
+        :raises RefusedError: the other one takes too long.
+        """
+        if self._guard is not None:
+            return False
+        guard = self._guard = open_bare(self.sessions)
+        arguments = {"class": _LOCK_CLASS, "key": self.journal.project}
+        query = text("SELECT pg_try_advisory_lock(:class, hashtext(:key))")
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        waited = False
+        while not guard.execute(query, arguments).scalar_one():
+            if not waited:
+                self.report(f"waiting: another command is running ({self._lock_holder(guard)})")
+            waited = True
+            if time.monotonic() > deadline:
+                raise RefusedError(
+                    f"another command is still running ({self._lock_holder(guard)}); nothing was changed",
+                    code="ZD302",
+                )
+            time.sleep(0.2)
+        return waited
+
+    def _lock_holder(self, guard: Connection) -> str:
+        pids = guard.execute(
+            text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = :class"),
+            {"class": _LOCK_CLASS},
+        ).scalars()
+        return ", ".join(f"pid {pid}" for pid in pids) or "just ended"
+
+    def rules(self, observer: Connection, deadlock_timeout_ms: int) -> LockRules:
+        """Return the lock rules."""
+        return LockRules(deadlock_timeout_ms, self.settings.lock_budget_s, observer, self.report)
+
+    def executor(self) -> Executor:
+        """Return an executor on fresh connections."""
+        work = self.sessions.open()
+        bare = open_bare(self.sessions)
+        server = read_server(bare)
+        rules = self.rules(bare, server.deadlock_timeout_ms)
+        return Executor(self.sessions, self.journal, server, rules, work, bare, self.report, self.keep_alive)
+
+    def close(self) -> None:
+        """Close our connections; the command lock goes with them."""
+        if self._sessions is not None:
+            self._sessions.close()
+        self._sessions = self._guard = None
+
+    @contextmanager
+    def closing(self) -> Iterator[Workplace]:
+        """Close our connections at the end of the block."""
+        try:
+            yield self
+        finally:
+            self.close()
+
+    # -- versions -------------------------------------------------------------------------
+
+    def schemas(self, state: State, more: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the schemas that hold tables of the project."""
+        found = {self.default_schema, *self.settings.schemas, *more}
+        found |= {schema for m in state.migrations for schema in m.schemas}
+        metadata = self.context.opts.get("target_metadata")
+        for one in (
+            metadata if isinstance(metadata, list | tuple) else [metadata] if metadata is not None else []
+        ):
+            found |= {table.schema for table in one.tables.values() if table.schema}
+        return tuple(sorted(found))
+
+    def publisher(self, flights: Sequence[Flight], connection: Connection | None = None) -> Publisher:
+        """Return a publisher on env.py's connection, or another one."""
+        connection = connection or self.connection
+        server = read_server(connection)
+        return Publisher(connection, server.version, flights, frozenset({self.version_table}))
+
+    def run_on_env(self, statements: Sequence[str]) -> None:
+        """Run statements in env.py's transaction: the last act of a command, together with the version."""
+        self.connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        driver = self.connection.dialect.driver
+        if driver in ("psycopg", "psycopg2") and statements:
+            # One round trip; both send text without parameters as it is.
+            statements = [";\n".join(statements)]
+        for statement in statements:
+            self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
