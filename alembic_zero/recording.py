@@ -20,6 +20,7 @@ from alembic.operations.ops import AddColumnOp
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import schema as sa_schema
 from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.named_types import CreateDomainType, CreateEnumType
 from sqlalchemy.exc import CompileError, DBAPIError
 
 from alembic_zero.operations.base import ZdOperation, ZdTableOperation
@@ -233,6 +234,8 @@ class Recorder:
         autocommit, index = self._autocommit, None
         if isinstance(construct, sa_schema.CreateTable):
             kind, inverse = "create_table", (f"DROP TABLE IF EXISTS {_qualified(schema, str(table))}",)
+        elif isinstance(construct, CreateEnumType | CreateDomainType):
+            inverse = (f"DROP TYPE IF EXISTS {_qualified(construct.element.schema, str(construct.element.name))}",)
         elif isinstance(construct, ddl.AddColumn):
             kind, blocking, inverse = self._add_column(construct)
         elif isinstance(construct, sa_schema.CreateIndex):

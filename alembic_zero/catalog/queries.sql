@@ -155,6 +155,7 @@ SELECT t.tgname AS name,
   FROM pg_trigger t
   JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE t.tgrelid = :oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+   AND p.pronamespace IS DISTINCT FROM to_regnamespace('alembic_zero')
  ORDER BY t.tgname
 
 -- name: grants

@@ -53,7 +53,14 @@ def bury_view(flight: Flight, view: PublishedView) -> list[str]:
 def tombstone_of(view_schema: str, spec: TableSpec) -> list[str]:
     """Return the statements that create a tombstone for a logical table."""
     keys = [index.columns for index in spec.indexes if index.unique and not _is_expression(index.definition)]
-    return render_tombstone(view_schema, spec.name, [(c.name, c.type) for c in spec.columns], keys)
+    return render_tombstone(view_schema, spec.name, [(c.name, _builtin_type(c.type)) for c in spec.columns], keys)
+
+
+def _builtin_type(type_: str) -> str:
+    """Return the type, or text for one that a user made: a tombstone must not keep it from being dropped."""
+    if "." not in type_:
+        return type_
+    return "text[]" if type_.endswith("[]") else "text"
 
 
 def _is_expression(definition: str) -> bool:
@@ -220,6 +227,7 @@ class Swap:
                 continue
             source = self._sequence_source(cell)
             if column.identity is not None:
+                statements.append(f"ALTER TABLE {self._table} ALTER COLUMN {ident(str(cell.physical))} SET NOT NULL")
                 statements.append(
                     ddl.move_identity(
                         self.flight.schema,

@@ -10,10 +10,10 @@ import pytest
 from tests.support.harness import (
     AFTER,
     BEFORE,
-    LEFTOVERS,
     OUTCOMES,
     Case,
     Flight,
+    assert_nothing_left,
     assert_same,
     check_rows,
     new,
@@ -273,7 +273,7 @@ S07 = [
             op.execute("UPDATE users SET name = 'N/A' WHERE name IS NULL")
             op.alter_column("users", "name", nullable=False)
         """,
-        downgrade='op.zd_alter_column("users", "name", nullable=True)',
+        downgrade="""op.zd_alter_column("users", "name", nullable=True, down="COALESCE(name, 'N/A')")""",
         writes=[
             old("INSERT INTO users VALUES (3, NULL), (4, 'Dan') RETURNING name", [(None,), ("Dan",)]),
             new("INSERT INTO users VALUES (5, NULL)", error="23502"),
@@ -467,7 +467,7 @@ S13 = Case(
         op.execute("UPDATE reviews SET review = {REVIEW}")
         op.alter_column("reviews", "review", nullable=False)
     """,
-    downgrade='op.zd_alter_column("reviews", "review", nullable=True)',
+    downgrade=f'op.zd_alter_column("reviews", "review", nullable=True, down="{REVIEW}")',
     writes=[
         old("INSERT INTO reviews (username, product) VALUES ('cy', 'milk'), ('di', 'salt')"
             " RETURNING id, review",
@@ -539,7 +539,7 @@ S15 = Case(
     "heading",
     setup="""
         CREATE TABLE articles (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, body text,
-            created_at timestamp DEFAULT now(), updated_at timestamp);
+            created_at timestamp DEFAULT '2024-01-01', updated_at timestamp);
         INSERT INTO articles (title, body) VALUES ('Hello', 'World');
     """,
     upgrade='op.zd_alter_column("articles", "title", new_column_name="heading")',
@@ -636,7 +636,7 @@ def test_s12_edited_revision__upgrade_edit_downgrade_upgrade__last_draft_counts(
     flight.run("zd-complete")
     case = Case("second_draft", S12_FIRST.setup, upgrade="pass", plain=S03_SPLIT.plain)
     assert_same(flight.dump(), plain_dump(case, database, tmp_path), "the second draft completed")
-    assert database.fetch(LEFTOVERS) == []
+    assert_nothing_left(database)
 
 
 def test_s12_edited_revision__many_rounds__nothing_accumulates(database, tmp_path):
@@ -651,4 +651,4 @@ def test_s12_edited_revision__many_rounds__nothing_accumulates(database, tmp_pat
             check_rows(client, {"SELECT nick FROM users": [(f"Ada Lovelace{number}",)]}, f"round {number}")
         flight.run("downgrade", BEFORE)
         assert_same(flight.dump(), flight.original, f"round {number}")
-    assert database.fetch(LEFTOVERS) == []
+    assert_nothing_left(database)

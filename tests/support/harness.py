@@ -175,7 +175,10 @@ class Session:
             ) from error
         if statement.rows is not None:
             found = cursor.fetchall()
-            assert found == list(statement.rows), f"{statement.client} client: {statement.action}"
+            wanted = list(statement.rows)
+            assert found == wanted, (
+                f"{statement.client} client: {statement.action}\nexpected {wanted}\nfound    {found}"
+            )
 
     def _run_failing(self, statement: Statement) -> None:
         try:
@@ -209,6 +212,11 @@ class Flight:
     def dump(self) -> str:
         """Return the catalog in a form that can be compared."""
         return normalise_statistics(self.database.normalised_dump(("public", self.case.schema)))
+
+    def everything(self) -> str:
+        """Return the whole database's catalog, machinery included."""
+        lines = self.database.dump().splitlines()
+        return "\n".join(line for line in lines if not re.match(r"\\(un)?restrict ", line))
 
     def run(self, *arguments: str) -> CompletedProcess[str]:
         """Run an alembic command that must succeed."""
@@ -285,6 +293,15 @@ class Flight:
         return tables
 
 
+    def check_contents(self, schema: str, expected: Mapping[str, list[str]], what: str) -> None:
+        """Check that *schema* has these tables with these rows."""
+        found = self.contents(schema)
+        for table in found | expected:
+            assert found.get(table) == expected.get(table), (
+                f"{what}: {table}\nexpected {expected.get(table)}\nfound    {found.get(table)}"
+            )
+
+
 # -- the outcomes -----------------------------------------------------------------------------------
 
 
@@ -305,9 +322,9 @@ def run_complete(case: Case, database: Database, directory: Path) -> None:
             check_rows(clients["new"], case.new, "new version after zd-complete, same connection")
             assert_tombstone(clients["old"], case.old, AFTER)
     assert_same(flight.dump(), plain_dump(case, database, directory), "zd-complete against plain Alembic")
-    assert flight.contents(flight.view_schema(AFTER)) == contents
-    assert flight.contents(case.schema) == contents
-    assert database.fetch(LEFTOVERS) == []
+    flight.check_contents(flight.view_schema(AFTER), contents, "the new version after zd-complete")
+    flight.check_contents(case.schema, contents, "the tables after zd-complete")
+    assert_nothing_left(database)
     with flight.client(AFTER) as fresh:
         check_rows(fresh, case.new, "new version after zd-complete, new connection")
     flight.run("zd-prune")
@@ -327,8 +344,8 @@ def run_rollback(case: Case, database: Database, directory: Path) -> None:
         check_rows(clients["old"], case.old, "old version after rollback, same connection")
         assert_tombstone(clients["new"], case.new, BEFORE)
     assert_same(flight.dump(), flight.original, "rollback against the state before")
-    assert flight.contents(case.schema) == contents
-    assert database.fetch(LEFTOVERS) == []
+    flight.check_contents(case.schema, contents, "the tables after rollback")
+    assert_nothing_left(database)
     assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
     with flight.client(BEFORE) as fresh:
         check_rows(fresh, case.old, "old version after rollback, new connection")
@@ -350,7 +367,7 @@ def run_reverse(case: Case, database: Database, directory: Path) -> None:
             flight.run("zd-complete")
             check_rows(back, expected, "version r1 after zd-complete of the reverse migration")
         assert_tombstone(clients["new"], case.new, BEFORE)
-    assert database.fetch(LEFTOVERS) == []
+    assert_nothing_left(database)
     assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
     if case.faithful:
         assert_same(flight.dump(), flight.original, "reverse migration against the state before")
@@ -371,8 +388,8 @@ def run_direct(case: Case, database: Database, directory: Path) -> None:
     project.run_in_process("upgrade", "head")
     flight.database = other
     assert_same(flight.dump(), plain_dump(case, database, directory), "direct road against plain Alembic")
-    assert flight.contents(flight.view_schema(AFTER)) == flight.contents(case.schema)
-    assert flight.contents(case.schema) == in_flight
+    flight.check_contents(flight.view_schema(AFTER), in_flight, "the version on the direct road")
+    flight.check_contents(case.schema, in_flight, "the tables on the direct road")
 
 
 OUTCOMES: dict[str, Callable[[Case, Database, Path], None]] = {
@@ -431,6 +448,12 @@ def assert_same(found: str, expected: str, what: str) -> None:
         raise AssertionError(f"{what}\n" + "\n".join(lines))
 
 
+def assert_nothing_left(database: Database) -> None:
+    """Check that no trace of a migration is left, tombstones apart."""
+    left = database.fetch(LEFTOVERS)
+    assert left == [], f"left behind: {left}"
+
+
 def check_rows(client: Session, expected: Mapping[str, Rows], when: str) -> None:
     """Check what every query gives, rows in any order."""
     for query, rows in expected.items():
@@ -438,7 +461,8 @@ def check_rows(client: Session, expected: Mapping[str, Rows], when: str) -> None
             found = client.fetch(query)
         except psycopg.Error as error:
             raise AssertionError(f"{when}: {query}\n{error.sqlstate} {error}") from error
-        assert sorted(found, key=repr) == sorted(rows, key=repr), f"{when}: {query}"
+        found, wanted = sorted(found, key=repr), sorted(rows, key=repr)
+        assert found == wanted, f"{when}: {query}\nexpected {wanted}\nfound    {found}"
 
 
 def assert_tombstone(client: Session, queries: Mapping[str, Rows], revision: str) -> None:
