@@ -33,9 +33,7 @@ class Completion:
     :param current: the version that alembic_version names.
     """
 
-    def __init__(
-        self, workplace: Workplace, state: State, revision: str | None, current: str, *, force: bool
-    ) -> None:
+    def __init__(self, workplace: Workplace, state: State, revision: str | None, current: str, *, force: bool) -> None:
         self._workplace = workplace
         self._state = state
         self._revision = revision
@@ -145,9 +143,7 @@ class Completion:
                 if executor.bare.exec_driver_sql(render_remaining(part, condition)).scalar_one():
                     self._refuse_rows(executor, part, target, name, what)
 
-    def _refuse_rows(
-        self, executor: Executor, flight: Flight, target: Migration, name: str, what: str
-    ) -> None:
+    def _refuse_rows(self, executor: Executor, flight: Flight, target: Migration, name: str, what: str) -> None:
         listed = ""
         if what == "quarantined":
             with executor.work.begin():
@@ -173,19 +169,10 @@ class Completion:
         with connection.begin():
             publisher = self._workplace.publisher(self._state.flights, connection)
             gone = self._gone(target)
-            tombs = [
-                text
-                for m in gone
-                for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)
-            ]
+            tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
             handled: dict[str, list[str]] = {}
-            swaps = [
-                self._swap(connection, f, target, handled, executor.server.version)
-                for f in self._flights(target)
-            ]
-            buried = [
-                text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled)
-            ]
+            swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
+            buried = [text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled)]
         steps: list[Step] = []
         for flight in self._flights(target):
             if not any(level.dropped for level in flight.levels[: flight.level_of(target.id)]):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
+
     from alembic_zero.execute.journal import State
     from alembic_zero.execute.planner import Expansion
     from alembic_zero.plan.items import Item
@@ -61,9 +62,7 @@ def _after_another(context: MigrationContext, original: Callable[..., Iterable[A
     :raises MigrationError: it has done something else.
     """
     if list(original(context.get_current_heads(), context)):
-        raise MigrationError(
-            "another command has moved the version meanwhile; run this one again", code="ZD303"
-        )
+        raise MigrationError("another command has moved the version meanwhile; run this one again", code="ZD303")
     return []
 
 
@@ -345,14 +344,8 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
         current = version_name(heads)
         published = state.published
         if state.in_flight or (published and published[-1].revision == current):
-            what = (
-                f"revision {state.in_flight[-1].revision!r} is in flight"
-                if state.in_flight
-                else "nothing to do"
-            )
-            workplace.report(
-                f"version {published[-1].revision if published else current} is published: {what}"
-            )
+            what = f"revision {state.in_flight[-1].revision!r} is in flight" if state.in_flight else "nothing to do"
+            workplace.report(f"version {published[-1].revision if published else current} is published: {what}")
             return
         if current == base_revision:
             raise RefusedError(
@@ -486,9 +479,7 @@ def zd_schema(
     if wanted is None:
         raise RefusedError("the script directory has no revision; nothing was changed", code="ZD257")
     resolved = (
-        wanted
-        if wanted == base_revision
-        else version_name(s.revision for s in script.get_revisions(wanted) if s)
+        wanted if wanted == base_revision else version_name(s.revision for s in script.get_revisions(wanted) if s)
     )
     path = ", ".join(ident(name) for name in (version_schema(resolved, schema), *names))
     reporting.print_lines(context, [f"SET search_path TO {path};"])

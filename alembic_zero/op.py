@@ -34,9 +34,7 @@ def _invoke(directive: str, *args: Any, **kw: Any) -> Any:
     return getattr(_alembic_op, directive)(*args, **kw)
 
 
-def zd_add_column(
-    table_name: str, column: Column[Any], *, up: str | None = None, schema: str | None = None
-) -> None:
+def zd_add_column(table_name: str, column: Column[Any], *, up: str | None = None, schema: str | None = None) -> None:
     """Add a column without downtime.
 
     :param table_name: name of the table.

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 
 @functools.cache
-def _fields(cls: type) -> dict[str, Any]:
+def _fields(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
@@ -23,7 +23,7 @@ def _load(kind: Any, value: Any) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _load(next(a for a in arguments if a is not types.NoneType), value)
     if origin is tuple:
-        if len(arguments) == 2 and arguments[1] is Ellipsis:  # noqa: PLR2004 - tuple[X, ...]
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_load(arguments[0], item) for item in value)
         return tuple(_load(a, item) for a, item in zip(arguments, value, strict=True))
     if origin is dict:
@@ -52,6 +52,6 @@ class PlainData:
     @classmethod
     def from_plain(cls, data: dict[str, Any]) -> Self:
         """Return the object that :meth:`to_plain` described; unknown keys are ignored."""
-        hints = _fields(cls)
+        hints = _fields(cls)  # type: ignore[arg-type]
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         return cls(**{key: _load(hints[key], value) for key, value in data.items() if key in known})

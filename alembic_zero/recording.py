@@ -210,11 +210,7 @@ class Recorder:
     def _render(self, construct: Any, values: Any) -> str:
         try:
             if values:
-                construct = (
-                    construct.values(values)
-                    if hasattr(construct, "values")
-                    else construct.bindparams(**values)
-                )
+                construct = construct.values(values) if hasattr(construct, "values") else construct.bindparams(**values)
             binds = {} if isinstance(construct, sa_schema.DDLElement) else {"literal_binds": True}
             return str(construct.compile(dialect=self.context.dialect, compile_kwargs=binds)).strip()
         except CompileError as error:
@@ -226,9 +222,7 @@ class Recorder:
             ) from error
 
     def _ordinary(self, construct: Any, text: str) -> Ordinary:
-        kind, blocking = next(
-            (found for kind, found in _ADVICE.items() if isinstance(construct, kind)), ("sql", None)
-        )
+        kind, blocking = next((found for kind, found in _ADVICE.items() if isinstance(construct, kind)), ("sql", None))
         schema, table = _table_of(construct)
         inverse: tuple[str, ...] = ()
         autocommit, index = self._autocommit, None
@@ -245,9 +239,7 @@ class Recorder:
             )
             autocommit = autocommit or "CONCURRENTLY" in text.split("(", 1)[0]
             index = (schema, str(construct.element.name)) if "CONCURRENTLY" in text.split("(", 1)[0] else None
-            blocking = (
-                None if autocommit else "writers wait while it is built: use postgresql_concurrently=True"
-            )
+            blocking = None if autocommit else "writers wait while it is built: use postgresql_concurrently=True"
         elif isinstance(construct, sa_schema.DropIndex):
             kind, blocking = "drop_index", "old clients still rely on it: use op.zd_execute(contract=...)"
             schema, table = (None, None) if construct.element.table is None else (schema, table)

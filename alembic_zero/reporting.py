@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from alembic.runtime.migration import MigrationContext
+
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.execute.planner import Expansion
     from alembic_zero.lens.lens import Flight
@@ -76,9 +77,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
 
 def _phase(state: State) -> str:
     if state.unfinished is not None:
-        return {"expanding": "expand", "contracting": "contract", "rolling back": "rollback"}[
-            state.unfinished.state
-        ]
+        return {"expanding": "expand", "contracting": "contract", "rolling back": "rollback"}[state.unfinished.state]
     return "in flight" if state.in_flight else "idle"
 
 
@@ -91,10 +90,7 @@ def _clients(workplace: Workplace, state: State) -> dict[str, int]:
 
 
 def _steps(workplace: Workplace, migration: Migration) -> list[dict[str, Any]]:
-    rows = {
-        (r["phase"], r["position"]): r
-        for r in workplace.journal.read_steps(workplace.connection, migration.id)
-    }
+    rows = {(r["phase"], r["position"]): r for r in workplace.journal.read_steps(workplace.connection, migration.id)}
     steps = []
     for plan in (migration.expand, migration.finish):
         for position, step in enumerate(plan.steps if plan else ()):
@@ -136,16 +132,15 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
     for version in status["versions"]:
         yield f"version {version['revision']}: {version['state']}, {version['clients']} clients"
         if version["state"] != "current":
-            yield from (
-                f"  {s['phase']}: {s['name']}: {s['state']}" for s in version["steps"] if s["state"] != "done"
-            )
+            yield from (f"  {s['phase']}: {s['name']}: {s['state']}" for s in version["steps"] if s["state"] != "done")
     for backfill in status["backfills"]:
         yield (
             f"backfill of {backfill['table']}: block {backfill['blocks_done']} of {backfill['blocks_total']}, "
             f"{backfill['rows_updated']} rows, {backfill['rows_per_second']} rows/s"
         )
     for table in status["tables"]:
-        yield f"table {table['table']}: in flight for {', '.join(table['levels'])}; {table['quarantined']} rows quarantined"
+        levels = ", ".join(table["levels"])
+        yield f"table {table['table']}: in flight for {levels}; {table['quarantined']} rows quarantined"
         yield from (f"  {row['key']}: {row['error']}" for row in table["quarantined_rows"])
 
 
@@ -154,9 +149,8 @@ def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:
     lines = [f"-- upgrade to {target}"]
     for number, step in enumerate(expansion.plan.steps, 1):
         lines += _step_lines(number, step)
-    lines.append(
-        f"-- then, in Alembic's own transaction: views of {target} for {', '.join(workplace.schemas(workplace.read_state(), expansion.schemas))}"
-    )
+    schemas = ", ".join(workplace.schemas(workplace.read_state(), expansion.schemas))
+    lines.append(f"-- then, in Alembic's own transaction: views of {target} for {schemas}")
     print_lines(workplace.context, lines)
 
 

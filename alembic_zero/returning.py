@@ -134,9 +134,7 @@ class Rollback:
             savepoint.rollback()
             self._workplace.commit()
         return [
-            i.operation.text
-            for i in recorder.items
-            if isinstance(i.operation, Ordinary) and i.operation.kind == "sql"
+            i.operation.text for i in recorder.items if isinstance(i.operation, Ordinary) and i.operation.kind == "sql"
         ]
 
 

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from alembic.runtime.migration import MigrationContext
+    from sqlalchemy.engine import Connection
+
     from alembic_zero.configuration import Settings
     from alembic_zero.lens.lens import Flight
-    from sqlalchemy.engine import Connection
 
 _LOCK_CLASS = 1_514_427_763
 _LOCK_WAIT_S = 600.0
@@ -151,9 +152,7 @@ class Workplace:
         found = {self.default_schema, *self.settings.schemas, *more}
         found |= {schema for m in state.migrations for schema in m.schemas}
         metadata = self.context.opts.get("target_metadata")
-        for one in (
-            metadata if isinstance(metadata, list | tuple) else [metadata] if metadata is not None else []
-        ):
+        for one in metadata if isinstance(metadata, list | tuple) else [metadata] if metadata is not None else []:
             found |= {table.schema for table in one.tables.values() if table.schema}
         return tuple(sorted(found))
 

@@ -46,7 +46,8 @@ def read_rows(connection: Connection, query: str, **parameters: Any) -> Sequence
 
     :param parameters: its bind parameters.
     """
-    return connection.execute(text(_queries()[query]), parameters).mappings().all()
+    rows = connection.execute(text(_queries()[query]), parameters).mappings().all()
+    return [dict(row) for row in rows]
 
 
 @contextmanager
@@ -93,8 +94,7 @@ def read_spec(connection: Connection, schema: str, name: str) -> TableSpec:
             name=name,
             columns=_columns(connection, oid),
             checks=tuple(
-                Check(**{**row, "columns": tuple(row["columns"])})
-                for row in read_rows(connection, "checks", oid=oid)
+                Check(**{**row, "columns": tuple(row["columns"])}) for row in read_rows(connection, "checks", oid=oid)
             ),
             indexes=tuple(_index(row) for row in read_rows(connection, "indexes", oid=oid)),
             foreign_keys=tuple(_foreign_key(row) for row in read_rows(connection, "foreign_keys", oid=oid)),
@@ -108,15 +108,14 @@ def _columns(connection: Connection, oid: int) -> tuple[Column, ...]:
     return tuple(_column(row, row["name"] in volatile) for row in read_rows(connection, "columns", oid=oid))
 
 
-def _column(row: Mapping[str, Any], default_volatile: bool) -> Column:  # noqa: FBT001 - one private caller
+def _column(row: Mapping[str, Any], default_volatile: bool) -> Column:
     identity = None
     if row["identity"]:
         identity = Identity(
             always=row["identity"] == "a",
             sequence=row["seq_name"],
             **{
-                key: row[f"seq_{key}"]
-                for key in ("type", "start", "increment", "minimum", "maximum", "cache", "cycle")
+                key: row[f"seq_{key}"] for key in ("type", "start", "increment", "minimum", "maximum", "cache", "cycle")
             },
         )
     return Column(
@@ -152,8 +151,9 @@ def _index(row: Mapping[str, Any]) -> Index:
 
 
 _HEADER = re.compile(
-    r'CREATE (?:UNIQUE )?INDEX (?P<index>"(?:[^"]|"")*"|[^ "]+) ON (?:ONLY )?(?:"(?:[^"]|"")*"|[^ ".]+)\.(?:"(?:[^"]|"")*"|[^ "]+) '
-)  # noqa: E501 - one pattern
+    r'CREATE (?:UNIQUE )?INDEX (?:"(?:[^"]|"")*"|[^ "]+) ON (?:ONLY )?'
+    r'(?:"(?:[^"]|"")*"|[^ ".]+)\.(?:"(?:[^"]|"")*"|[^ "]+) '
+)
 
 
 def _using_position(definition: str, name: str) -> int:
@@ -228,12 +228,8 @@ def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
                 (row["table"], row["name"], tuple(row["columns"]))
                 for row in read_rows(connection, "referencing", oid=oid)
             ),
-            dependents=tuple(
-                (row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)
-            ),
-            row_type_functions=tuple(
-                row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)
-            ),
+            dependents=tuple((row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)),
+            row_type_functions=tuple(row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)),
             publications=tuple(row["name"] for row in read_rows(connection, "publications", oid=oid)),
             physical_names=tuple(row["name"] for row in read_rows(connection, "columns", oid=oid)),
         )

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
+    from sqlalchemy.engine import Connection
+
     from alembic_zero.catalog.snapshot import Server
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.lens.lens import Flight
-    from sqlalchemy.engine import Connection
 
 _FIRST_RANGE_BLOCKS = 64
 _MAX_RANGE_BLOCKS = 4_096
@@ -104,9 +105,7 @@ class Backfill:
     def _quiet(self) -> Iterator[None]:
         """Keep users' triggers out of it where the role may; say so where it may not."""
         if not self.server.may_set_replication_role:
-            self.report(
-                "the role may not set session_replication_role: the backfill fires users' UPDATE triggers"
-            )
+            self.report("the role may not set session_replication_role: the backfill fires users' UPDATE triggers")
             yield
             return
         self._set_replication_role("replica")
@@ -147,11 +146,9 @@ class Backfill:
             if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
                 self.bare.exec_driver_sql(render_vacuum(name))
                 vacuumed = block
-            if time.monotonic() - said > 2:  # noqa: PLR2004 - seconds between lines
+            if time.monotonic() - said > 2:
                 said = time.monotonic()
-                self.report(
-                    f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}"
-                )
+                self.report(f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}")
                 self.keep_alive()
 
     def _note(self, flight: Flight, leaf: Mapping[str, Any], block: int, rows: int) -> None:

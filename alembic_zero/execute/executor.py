@@ -18,13 +18,14 @@ from alembic_zero.sql.quoting import ident
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sqlalchemy.engine import Connection
+
     from alembic_zero.catalog.snapshot import Server
     from alembic_zero.execute.journal import Journal, Migration
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.session import Sessions
     from alembic_zero.lens.lens import Flight
     from alembic_zero.plan.step import Plan, Step
-    from sqlalchemy.engine import Connection
 
 _RAW = {"no_parameters": True}
 

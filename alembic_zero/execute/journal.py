@@ -14,8 +14,9 @@ from alembic_zero.sql import journal as sql
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alembic_zero.plan.step import Step
     from sqlalchemy.engine import Connection
+
+    from alembic_zero.plan.step import Step
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Journal:
         flights = connection.execute(text(sql.FLIGHTS), {"project": self.project}).all()
         return State(
             exists=True,
-            migrations=tuple(_migration(row) for row in rows),
+            migrations=tuple(_migration(dict(row)) for row in rows),
             flights=tuple(Flight.from_json(row[1]) for row in flights),
             last_generation=connection.execute(text(sql.LAST_GENERATION)).scalar_one(),
             next_migration=connection.execute(text(sql.NEXT_MIGRATION)).scalar_one(),
@@ -113,9 +114,7 @@ class Journal:
 
     def set_state(self, connection: Connection, migration: int, state: str, allowed: Sequence[str]) -> bool:
         """Move a migration to *state* if it is in one of *allowed*; return whether it was."""
-        result = connection.execute(
-            text(sql.SET_STATE), {"id": migration, "state": state, "from": list(allowed)}
-        )
+        result = connection.execute(text(sql.SET_STATE), {"id": migration, "state": state, "from": list(allowed)})
         return result.rowcount == 1
 
     def start_finish(self, connection: Connection, migration: int, state: str, plan: Plan) -> None:
@@ -134,9 +133,7 @@ class Journal:
         else:
             connection.execute(text(sql.DROP_FLIGHT), {"oid": oid})
 
-    def start_step(
-        self, connection: Connection, migration: int, phase: str, position: int, step: Step
-    ) -> None:
+    def start_step(self, connection: Connection, migration: int, phase: str, position: int, step: Step) -> None:
         """Record that a step has begun."""
         connection.execute(
             text(sql.START_STEP),
@@ -151,13 +148,12 @@ class Journal:
 
     def finish_step(self, connection: Connection, migration: int, phase: str, position: int) -> None:
         """Record that a step is done; in the step's own transaction where it has one."""
-        connection.execute(
-            text(sql.FINISH_STEP), {"migration": migration, "phase": phase, "position": position}
-        )
+        connection.execute(text(sql.FINISH_STEP), {"migration": migration, "phase": phase, "position": position})
 
     def read_steps(self, connection: Connection, migration: int) -> Sequence[Mapping[str, Any]]:
         """Return the steps of a migration that have begun."""
-        return connection.execute(text(sql.STEPS), {"migration": migration}).mappings().all()
+        rows = connection.execute(text(sql.STEPS), {"migration": migration}).mappings()
+        return [dict(row) for row in rows]
 
     def end_earlier(self, connection: Connection, migration: int) -> None:
         """Mark every version before this migration as ended."""

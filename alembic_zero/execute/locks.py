@@ -16,8 +16,9 @@ from alembic_zero.sql import ddl
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from alembic_zero.plan.step import Lock
     from sqlalchemy.engine import Connection
+
+    from alembic_zero.plan.step import Lock
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
@@ -33,7 +34,8 @@ def lock_timeout_ms(deadlock_timeout_ms: int) -> int:
 
 def pause_s(attempt: int, jitter: float) -> float:
     """Return the pause after a failed try: growing, jittered, at most two seconds."""
-    return min(2.0, 0.05 * 2 ** min(attempt, 6)) * (0.5 + jitter)
+    doubled: float = 0.05 * 2.0 ** min(attempt, 6)
+    return min(2.0, doubled) * (0.5 + jitter)
 
 
 def sqlstate(error: DBAPIError) -> str | None:

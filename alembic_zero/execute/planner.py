@@ -25,11 +25,12 @@ from alembic_zero.sql.quoting import ident
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy.engine import Connection
+
     from alembic_zero.catalog.snapshot import Server, TableFacts
     from alembic_zero.execute.journal import Journal, State
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.session import Sessions
-    from sqlalchemy.engine import Connection
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
             parts += [repr(getattr(operation, name, None)) for name in ("up", "down")]
         elif isinstance(operation, ZdExecuteOp):
             parts += [*operation.expand, *operation.contract, *operation.rollback]
-        else:
+        elif isinstance(operation, Ordinary):
             parts.append(operation.text)
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
@@ -168,11 +169,7 @@ class Planner:
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
         for flight in self.state.flights:
             top = flight.spec_at(len(flight.levels))
-            if (
-                flight.schema == schema
-                and top.name == name
-                and not any(level.dropped for level in flight.levels)
-            ):
+            if flight.schema == schema and top.name == name and not any(level.dropped for level in flight.levels):
                 return flight
         oid = find_table(connection, schema, name)
         taken = {f.oid for f in self.state.flights} | set(self._trials)
@@ -184,10 +181,7 @@ class Planner:
     def _finish(self, connection: Connection, migration: int, revision: str) -> dict[int, Flight]:
         flights = {}
         for oid, trial in self._trials.items():
-            taken = {
-                row["name"]
-                for row in read_rows(connection, "relation_names", schema=trial.draft.flight.schema)
-            }
+            taken = {row["name"] for row in read_rows(connection, "relation_names", schema=trial.draft.flight.schema)}
             flight = trial.finish(migration, revision, taken_relations=taken)
             check_columns(revision, flight, trial.draft.facts)
             check_triggers(revision, flight, trial.draft.facts)
@@ -262,9 +256,7 @@ class Planner:
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
         for flight in flights.values():
             steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}")
-        steps += [
-            s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))
-        ]
+        steps += [s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))]
         schemas = {f.schema for f in flights.values()} | {
             i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
         }

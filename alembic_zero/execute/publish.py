@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from alembic_zero.lens.lens import Flight
     from sqlalchemy.engine import Connection
+
+    from alembic_zero.lens.lens import Flight
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class Publisher:
             for schema in schemas:
                 name = version_schema(revision, schema)
                 statements += self.prune(name)
-                grants = tuple(
-                    Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema)
-                )
+                grants = tuple(Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema))
                 statements += render_schema(VersionSchema(name, revision, schema, grants))
                 statements += self._views(name, schema)
         return statements
@@ -86,9 +85,7 @@ class Publisher:
             elif not any(level.dropped for level in flight.levels):
                 facts = read_facts(self.connection, flight.schema, flight.name)
                 level = len(flight.levels)
-                statements += render_view(
-                    view_of_flight(view_schema, flight, level, facts, self.server_version)
-                )
+                statements += render_view(view_of_flight(view_schema, flight, level, facts, self.server_version))
         return statements
 
     def _plain_view(self, view_schema: str, schema: str, row: Mapping[str, Any]) -> list[str]:

@@ -16,17 +16,16 @@ from alembic_zero.sql.triggers import quarantined_condition
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alembic_zero.lens.lens import Flight, Level, Rule
     from sqlalchemy.engine import Connection
+
+    from alembic_zero.lens.lens import Flight, Level, Rule
 
 
 def count_quarantined(connection: Connection, flight: Flight) -> int:
     """Return how many rows of a table are quarantined."""
     condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
     table = ident(flight.schema, flight.name)
-    return int(
-        connection.exec_driver_sql(f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one()
-    )
+    return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one())
 
 
 def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> list[dict[str, Any]]:
@@ -50,9 +49,7 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
         for statement, failure in _attempts(flight, level, tid):
             savepoint = connection.begin_nested()
             try:
-                value = connection.exec_driver_sql(
-                    statement, execution_options={"no_parameters": True}
-                ).scalar()
+                value = connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).scalar()
             except DBAPIError as error:
                 savepoint.rollback()
                 diagnostics = getattr(error.orig, "diag", None)

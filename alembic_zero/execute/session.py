@@ -66,9 +66,7 @@ class Sessions:
             connection.execute(text("SELECT set_config('role', :role, false)"), {"role": self._role})
         for name, value in (*_SETTINGS, ("search_path", self._path)):
             if name in known and name not in _SUPERUSER_SETTINGS:
-                connection.execute(
-                    text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value}
-                )
+                connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
         connection.commit()
         return connection
 

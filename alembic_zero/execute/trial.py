@@ -34,10 +34,11 @@ from alembic_zero.sql.triggers import last_trigger_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alembic_zero.catalog.snapshot import Check, Index
+    from sqlalchemy.engine import Connection
+
+    from alembic_zero.catalog.snapshot import Check, Index, Statistics
     from alembic_zero.operations.base import ZdTableOperation
     from alembic_zero.plan.items import Item
-    from sqlalchemy.engine import Connection
 
 TRIAL_SCHEMA = "_zd_trial"
 _PROBE = "_zd_probe"
@@ -187,7 +188,7 @@ class TableTrial:
         draft, name = self.draft, operation.column_name
         if draft.spec.column(name) is not None:
             raise self._refuse(f"column {name!r} exists already", "ZD203")
-        if len(draft.facts.physical_names) > 1500:  # noqa: PLR2004 - of 1,600 slots, dropped ones included
+        if len(draft.facts.physical_names) > 1500:
             raise self._refuse("the table has hardly any column slots left (limit 1,600)")
         before = draft.spec
         with self._savepoint():
@@ -211,9 +212,7 @@ class TableTrial:
                 "ZD204",
             )
         if column.identity is not None:
-            raise self._refuse(
-                "adding an identity column rewrites the table; add the column with up= first", "ZD204"
-            )
+            raise self._refuse("adding an identity column rewrites the table; add the column with up= first", "ZD204")
         empty = operation.up is None and column.default is None and not column.generated
         if column.not_null and empty:
             raise self._refuse(
@@ -226,9 +225,7 @@ class TableTrial:
         column = self._column(name)
         self._check_droppable(name)
         cell = draft.cells[draft.shape[name]]
-        fills_itself = (
-            not column.not_null or column.default is not None or column.identity or column.generated
-        )
+        fills_itself = not column.not_null or column.default is not None or column.identity or column.generated
         if not isinstance(operation.down, str) and not fills_itself:
             raise self._refuse(
                 f"column {name!r} is NOT NULL without a default: new clients' rows need down= for the old version",
@@ -283,16 +280,13 @@ class TableTrial:
     def _copies(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> bool:
         """Return whether the change needs a column of its own; name, default and comment do not."""
         if (before.generated, bool(before.identity)) != (after.generated, bool(after.identity)):
-            raise self._refuse(
-                "a column cannot become identity or generated, or stop being so, in flight", "ZD204"
-            )
+            raise self._refuse("a column cannot become identity or generated, or stop being so, in flight", "ZD204")
         if before.generated and (operation.up or before.type != after.type):
             raise self._refuse("a generated column cannot be copied; drop it and add another", "ZD204")
         return bool(
             operation.up is not None
             or operation.down is not None
-            or (before.type, before.collation, before.not_null)
-            != (after.type, after.collation, after.not_null)
+            or (before.type, before.collation, before.not_null) != (after.type, after.collation, after.not_null)
         )
 
     def _check_reversible(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> None:
@@ -318,9 +312,7 @@ class TableTrial:
         facts = self.draft.facts
         for table, constraint, _columns in facts.referencing:
             if table != f"{_plain_name(facts.schema)}.{_plain_name(facts.name)}":
-                raise self._refuse(
-                    f"foreign key {constraint!r} of {table} references it; drop that first", "ZD208"
-                )
+                raise self._refuse(f"foreign key {constraint!r} of {table} references it; drop that first", "ZD208")
         for column, thing in facts.dependents:
             raise self._refuse(f"{thing} depends on its column {column!r}; drop or change it first", "ZD207")
         self.draft.dropped = True
@@ -367,7 +359,7 @@ class TableTrial:
         for cell in cells:
             self._bind_generated(cell, spec)
         types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
-        definition = render_function((JOURNAL_SCHEMA, name), types, column.type, expression, form, spec.name)
+        definition = render_function((JOURNAL_SCHEMA, name), types, column.type, expression, form=form, table=spec.name)
         return Edge(target.id, cells, name, definition, str(self._item and self._item.describe()), expression)
 
     def _bind_generated(self, cell_id: str, spec: TableSpec) -> None:
@@ -408,13 +400,11 @@ class TableTrial:
         self._run(ddl.add_column(table, column, _PROBE))
         self._run(f"UPDATE {table} SET {ident(_PROBE)} = ({expression}\n)")
 
-    def _find_form(
-        self, name: str, expression: str, spec: TableSpec, inputs: Sequence[str], column: Column
-    ) -> Form:
+    def _find_form(self, name: str, expression: str, spec: TableSpec, inputs: Sequence[str], column: Column) -> Form:
         types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
         failure: DBAPIError | None = None
         for form in Form:
-            text = render_function((TRIAL_SCHEMA, name), types, column.type, expression, form, spec.name)
+            text = render_function((TRIAL_SCHEMA, name), types, column.type, expression, form=form, table=spec.name)
             try:
                 with self._savepoint():
                     self._run(text)
@@ -498,9 +488,7 @@ class TableTrial:
         """Return the copy's description with what a copy in another schema cannot keep."""
         draft = self.draft
         old = draft.flight.spec_at(len(draft.flight.levels))
-        old_columns = {
-            cell: old.column(name) for name, cell in draft.flight.shape_at(len(draft.flight.levels))
-        }
+        old_columns = {cell: old.column(name) for name, cell in draft.flight.shape_at(len(draft.flight.levels))}
         by_index = {i.name: i for i in old.indexes}
         by_check = {c.name: c for c in old.checks}
         by_statistics = {s.name: s for s in old.statistics}
@@ -510,25 +498,13 @@ class TableTrial:
             schema=draft.flight.schema,
             comment=old.comment,
             columns=tuple(
-                self._carried_column(c, old_columns.get(self._origin(draft.shape[c.name])))
-                for c in draft.spec.columns
+                self._carried_column(c, old_columns.get(self._origin(draft.shape[c.name]))) for c in draft.spec.columns
             ),
             indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in draft.spec.indexes),
             checks=tuple(
-                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c
-                for c in draft.spec.checks
+                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c for c in draft.spec.checks
             ),
-            statistics=tuple(
-                replace(
-                    s,
-                    schema=by_statistics[s.name].schema,
-                    comment=by_statistics[s.name].comment,
-                    target=by_statistics[s.name].target,
-                )
-                if s.name in by_statistics
-                else replace(s, schema=draft.flight.schema)
-                for s in draft.spec.statistics
-            ),  # fmt: skip
+            statistics=tuple(self._carried_statistics(s, by_statistics.get(s.name)) for s in draft.spec.statistics),
             foreign_keys=tuple(
                 replace(f, columns=tuple(names[self._latest(c)] for c in f.columns))
                 for f, _new in draft.foreign_keys
@@ -559,6 +535,11 @@ class TableTrial:
             replica_identity=old.replica_identity,
         )  # fmt: skip
 
+    def _carried_statistics(self, statistics: Statistics, old: Statistics | None) -> Statistics:
+        if old is None:
+            return replace(statistics, schema=self.draft.flight.schema)
+        return replace(statistics, schema=old.schema, comment=old.comment, target=old.target)
+
     def _physical_spec(self) -> TableSpec:
         """Return the copy's description with every column under its physical name."""
         pairs = [(name, str(self.draft.cells[cell].physical)) for name, cell in self.draft.shape.items()]
@@ -570,9 +551,7 @@ class TableTrial:
     def _touches(self, columns: Sequence[str], before: set[str]) -> bool:
         return any(self.draft.shape[c] not in before for c in columns)
 
-    def _rules(
-        self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]
-    ) -> Iterator[Rule]:
+    def _rules(self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]) -> Iterator[Rule]:
         for column in spec.columns:
             cell = self.draft.shape[column.name]
             if column.not_null and cell not in before and cell in derived:
@@ -587,7 +566,7 @@ class TableTrial:
         name = self.draft.fresh("check")
         types = [(c, self.draft.cells[cell].type) for c, cell in zip(check.columns, cells, strict=True)]
         definition = render_function(
-            (JOURNAL_SCHEMA, name), types, "boolean", check.expression, Form.PLAIN, spec.name
+            (JOURNAL_SCHEMA, name), types, "boolean", check.expression, form=Form.PLAIN, table=spec.name
         )
         helper = self.draft.fresh("_zd_check")
         return Rule(check.name, tuple(cells), name, definition, check, text, helper)
@@ -596,9 +575,7 @@ class TableTrial:
         old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
         return check.name not in old or self._touches(check.columns, before)
 
-    def _checks(
-        self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]
-    ) -> Iterator[NewCheck]:
+    def _checks(self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]) -> Iterator[NewCheck]:
         texts = {c.name: c.definition for c in physical.checks}
         old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
         for check in spec.checks:
@@ -607,17 +584,13 @@ class TableTrial:
                 name = self.draft.fresh("_zd_check") if check.name in old else check.name
                 yield NewCheck(name, texts[check.name], check)
 
-    def _indexes(
-        self, spec: TableSpec, physical: TableSpec, before: set[str], taken: set[str]
-    ) -> Iterator[NewIndex]:
+    def _indexes(self, spec: TableSpec, physical: TableSpec, before: set[str], taken: set[str]) -> Iterator[NewIndex]:
         texts = {i.name: i.definition for i in physical.indexes}
         for index in spec.indexes:
             if not self._touches(index.columns, before):
                 continue
             if index.constraint == "x":
-                raise self._refuse(
-                    f"exclusion constraint {index.name!r} cannot be built concurrently", "ZD204"
-                )
+                raise self._refuse(f"exclusion constraint {index.name!r} cannot be built concurrently", "ZD204")
             name = index.name if index.name not in taken else self.draft.fresh("_zd_index")
             taken.add(name)
             yield NewIndex(name, texts[index.name], index)
@@ -643,15 +616,9 @@ def render_plain(operation: ZdTableOperation, options: dict[str, Any]) -> tuple[
     context = MigrationContext(PGDialect(paramstyle="named"), None, {**options, "as_sql": True})  # type: ignore[no-untyped-call]
 
     def capture(construct: Any, *_args: Any, **_kw: Any) -> None:
-        text = (
-            construct
-            if isinstance(construct, str)
-            else str(construct.compile(dialect=context.dialect)).strip()
-        )
+        text = construct if isinstance(construct, str) else str(construct.compile(dialect=context.dialect)).strip()
         element = getattr(construct, "element", None)
-        if isinstance(construct, sa_schema.AddConstraint) and isinstance(
-            element, sa_schema.ForeignKeyConstraint
-        ):
+        if isinstance(construct, sa_schema.AddConstraint) and isinstance(element, sa_schema.ForeignKeyConstraint):
             foreign_keys.append(_foreign_key(operation.table_name, element, text))
         else:
             statements.append(text)

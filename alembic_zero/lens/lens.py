@@ -185,9 +185,7 @@ class Flight(PlainData):
         shown = {cell for _, cell in self.shape_at(level)}
         return tuple(
             dict.fromkeys(
-                e.target
-                for e in self.levels[level - 1].ups
-                if e.target in shown and self.cell(e.target).physical
+                e.target for e in self.levels[level - 1].ups if e.target in shown and self.cell(e.target).physical
             )
         )
 

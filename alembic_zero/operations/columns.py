@@ -87,9 +87,7 @@ class ZdAddColumnOp(ZdTableOperation):
 
     def reverse(self) -> ZdDropColumnOp:
         """Return the drop; what *up* computes from is still there after it, so *up* is its ``down``."""
-        return ZdDropColumnOp(
-            self.table_name, self.column_name, down=self.up, schema=self.schema, _reverse=self.column
-        )
+        return ZdDropColumnOp(self.table_name, self.column_name, down=self.up, schema=self.schema, _reverse=self.column)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return the difference as Alembic words it for ``alembic check``."""
@@ -230,9 +228,7 @@ class ZdAlterColumnOp(ZdTableOperation):
             if getattr(self, argument) is True:
                 refuse_arguments(self.directive, f"{argument} takes a value or None, not True")
         if not self._changes_something():
-            refuse_arguments(
-                self.directive, f"nothing to change on column {self.column_name!r} of {self.table_name!r}"
-            )
+            refuse_arguments(self.directive, f"nothing to change on column {self.column_name!r} of {self.table_name!r}")
 
     def _changes_something(self) -> bool:
         return (

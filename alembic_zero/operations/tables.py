@@ -26,9 +26,7 @@ class ZdCreateTableOp(ZdTableOperation):
 
     directive: ClassVar[str] = "zd_create_table"
 
-    def __init__(
-        self, table_name: str, columns: Sequence[SchemaItem], *, schema: str | None = None, **kw: Any
-    ) -> None:
+    def __init__(self, table_name: str, columns: Sequence[SchemaItem], *, schema: str | None = None, **kw: Any) -> None:
         super().__init__(table_name, schema=schema)
         for item in columns:
             if not isinstance(item, SchemaItem):
@@ -121,9 +119,7 @@ class ZdDropTableOp(ZdTableOperation):
 
     directive: ClassVar[str] = "zd_drop_table"
 
-    def __init__(
-        self, table_name: str, *, schema: str | None = None, _reverse: ZdCreateTableOp | None = None
-    ) -> None:
+    def __init__(self, table_name: str, *, schema: str | None = None, _reverse: ZdCreateTableOp | None = None) -> None:
         super().__init__(table_name, schema=schema)
         self._reverse = _reverse
 

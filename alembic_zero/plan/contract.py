@@ -82,9 +82,7 @@ def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
         return []
     label = f"{flight.schema}.{flight.name}"
     add = [
-        t
-        for name, text in definitions
-        for t in (ddl.drop_constraint(table, name), ddl.add_check(table, name, text))
+        t for name, text in definitions for t in (ddl.drop_constraint(table, name), ddl.add_check(table, name, text))
     ]
     return [
         Step(f"constraints of {label}", Kind.TRANSACTION, source, tuple(add),
@@ -154,7 +152,7 @@ class Swap:
         """Return tables that lose a foreign key with a column: DROP COLUMN locks both ends."""
         if self.is_dropped:
             return sorted({f.referenced for f in self.flight.spec.foreign_keys})
-        gone = {cell for cell in self._gone_cells()}
+        gone = set(self._gone_cells())
         found: dict[str, None] = {}
         for number in range(self.level):
             names = dict(self.flight.shape_at(number))
@@ -206,14 +204,10 @@ class Swap:
             rendered = view_of_flight(view.schema, self.flight, view.level, self.facts, self.server_version)
             if tag is not None:
                 statements += render_flattened(rendered)
-                statements.append(
-                    f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.oid, tag, view.schema))}"
-                )
+                statements.append(f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.oid, tag, view.schema))}")
             name = ident(view.schema, rendered.name)
             statements += [
-                f"ALTER VIEW {name} ALTER COLUMN {ident(c.logical)} DROP DEFAULT"
-                for c in rendered.columns
-                if c.default
+                f"ALTER VIEW {name} ALTER COLUMN {ident(c.logical)} DROP DEFAULT" for c in rendered.columns if c.default
             ]
         return statements
 
@@ -250,9 +244,7 @@ class Swap:
         return [ddl.drop_column(self._table, str(self.flight.cell(c).physical)) for c in self._gone_cells()]
 
     def _renames(self) -> list[str]:
-        return ddl.rename_pairs(
-            ((str(cell.physical), column.name) for column, cell in self._columns()), self._table
-        )
+        return ddl.rename_pairs(((str(cell.physical), column.name) for column, cell in self._columns()), self._table)
 
     def _not_nulls(self) -> list[str]:
         """SET NOT NULL by the validated CHECK; what PostgreSQL 18 calls the constraint is as plain DDL's."""
@@ -271,20 +263,12 @@ class Swap:
 
     def _rules(self) -> list[Rule]:
         shown = {cell for _, cell in self.flight.shape_at(self.level)}
-        return [
-            rule
-            for level in self.flight.levels[: self.level]
-            for rule in level.rules
-            if set(rule.cells) <= shown
-        ]
+        return [rule for level in self.flight.levels[: self.level] for rule in level.rules if set(rule.cells) <= shown]
 
     def _checks(self) -> list[str]:
         pairs = [(rule.helper_name, rule.check) for rule in self._rules() if rule.check is not None]
         pairs += [
-            (c.physical, c.check)
-            for level in self._levels()
-            for c in level.checks
-            if self._has(level, c.check.columns)
+            (c.physical, c.check) for level in self._levels() for c in level.checks if self._has(level, c.check.columns)
         ]
         statements = []
         for physical, check in pairs:
@@ -317,9 +301,7 @@ class Swap:
         if index.constraint:
             statements.append(ddl.attach_constraint(self._table, index, new.physical))
         elif new.physical != index.name:
-            statements.append(
-                f"ALTER INDEX {ident(self.flight.schema, new.physical)} RENAME TO {ident(index.name)}"
-            )
+            statements.append(f"ALTER INDEX {ident(self.flight.schema, new.physical)} RENAME TO {ident(index.name)}")
         name = ident(self.flight.schema, index.name)
         statements += [
             f"ALTER INDEX {name} ALTER COLUMN {position} SET STATISTICS {target}"

@@ -11,8 +11,8 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 
 if TYPE_CHECKING:
-    from alembic_zero.catalog.snapshot import Grant, TableFacts
-    from alembic_zero.lens.lens import Cell, Column, Flight
+    from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
+    from alembic_zero.lens.lens import Cell, Flight
 
 
 def table_lock(flight: Flight, mode: LockMode) -> Lock:
@@ -76,12 +76,10 @@ def replace_trigger(before: Flight, after: Flight) -> list[str]:
 def drop_triggers(flight: Flight) -> list[str]:
     """Return DROP TRIGGER for each of the flight's triggers."""
     table = ident(flight.schema, flight.name)
-    return [
-        f"DROP TRIGGER IF EXISTS {ident(name)} ON {table}" for name in SyncTrigger(flight).trigger_names()
-    ]
+    return [f"DROP TRIGGER IF EXISTS {ident(name)} ON {table}" for name in SyncTrigger(flight).trigger_names()]
 
 
-def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[str]:  # noqa: FBT001
+def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[str]:
     physical = str(cell.physical)
     if not derived:
         return [

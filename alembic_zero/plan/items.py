@@ -31,7 +31,7 @@ class Ordinary:
     def describe(self) -> str:
         """Return the statement in one line."""
         line = " ".join(self.text.split())
-        return line if len(line) <= 100 else f"{line[:97]}..."  # noqa: PLR2004 - one line of a terminal
+        return line if len(line) <= 100 else f"{line[:97]}..."
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,14 @@ def check_table(item: Item, facts: TableFacts, server: Server) -> None:
 def _table_problem(facts: TableFacts, server: Server) -> str | None:
     if facts.kind not in ("r", "p"):
         return "is not an ordinary table"
-    if facts.kind == "r" and facts.has_children or facts.is_child:
+    if (facts.kind == "r" and facts.has_children) or facts.is_child:
         return "is part of an inheritance tree: its triggers would not fire for every row"
     if facts.row_security and server.version < _ROW_SECURITY_SINCE:
         return "has row security, which views can keep from PostgreSQL 15 on only"
     if facts.row_security and facts.column_grants:
         return "has both row security and column privileges: no view can keep both"
     if facts.force_row_security and not server.bypasses_row_security:
-        return (
-            "forces row security on its owner: migrate as a role with BYPASSRLS, or rows would be overlooked"
-        )
+        return "forces row security on its owner: migrate as a role with BYPASSRLS, or rows would be overlooked"
     return None
 
 
@@ -86,7 +84,7 @@ def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:
         by_argument = set(trigger.arguments[2:]) & touched if vector else set()
         found = by_list | by_argument
         if found:
-            column = sorted(str(c) for c in found)[0]
+            column = min(str(c) for c in found)
             raise RefusedError(
                 f"revision {revision!r}, table {flight.schema}.{flight.name}: trigger {trigger.name!r} fires only when "
                 f"a statement names column {column!r} and would miss what new clients write: make it a plain UPDATE "

@@ -110,15 +110,11 @@ def _check_engine(engine: object) -> None:
     if not isinstance(engine, Engine):
         kind = type(engine).__name__
         # Told by a name, not by isinstance: importing sqlalchemy.ext.asyncio costs every application.
-        later = (
-            "asynchronous engines come later" if kind == "AsyncEngine" else "a SQLAlchemy Engine is needed"
-        )
+        later = "asynchronous engines come later" if kind == "AsyncEngine" else "a SQLAlchemy Engine is needed"
         raise PinError(f"cannot pin {kind!r}: {later}", code="ZD601")
     dialect = engine.dialect
     if dialect.name != "postgresql":
-        raise PinError(
-            f"cannot pin an engine for {dialect.name!r}: only PostgreSQL has versions", code="ZD601"
-        )
+        raise PinError(f"cannot pin an engine for {dialect.name!r}: only PostgreSQL has versions", code="ZD601")
     if dialect.is_async:
         raise PinError("cannot pin an asynchronous engine: they come later", code="ZD601")
     if dialect.driver != "psycopg":
@@ -154,8 +150,7 @@ def _single_head(script_location: str | Path) -> str:
     if len(heads) != 1:
         found = ", ".join(map(repr, sorted(heads))) or "none"
         raise PinError(
-            f"script_location {str(script_location)!r} has not exactly one head (found: {found}); "
-            "give revision=",
+            f"script_location {str(script_location)!r} has not exactly one head (found: {found}); give revision=",
             code="ZD602",
         )
     return heads[0]
@@ -242,8 +237,7 @@ def _check_path(pin: _Pin, default_schema: str | None, others: Sequence[str], pa
         )
     if default_schema is None:
         raise PinError(
-            f"revision {pin.revision!r}: search_path {path!r} holds no schema that exists and is usable; "
-            "give schema=",
+            f"revision {pin.revision!r}: search_path {path!r} holds no schema that exists and is usable; give schema=",
             code="ZD608",
             revision=pin.revision,
         )

@@ -76,17 +76,13 @@ def render_range(flight: Flight, leaf: tuple[str, str], first_block: int, end_bl
     for number, stage in enumerate(stages, 1):
         values = "".join(f", {composer.apply(e)} AS {_column(flight, e.target)}" for e in stage)
         replaced = {e.target for e in stage}
-        kept = "".join(
-            f", {_column(flight, c)}" for c in _carried(flight, read, stages[: number - 1], replaced)
-        )
+        kept = "".join(f", {_column(flight, c)}" for c in _carried(read, stages[: number - 1], replaced))
         source += f",\nstage_{number} AS MATERIALIZED (\n  SELECT _zd_tid{kept}{values} FROM {name})"
         name = f"stage_{number}"
     return f"WITH {source}\n{_update(flight, leaf, name)}"
 
 
-def _carried(
-    flight: Flight, read: Sequence[str], earlier: Sequence[Sequence[Edge]], replaced: set[str]
-) -> list[str]:
+def _carried(read: Sequence[str], earlier: Sequence[Sequence[Edge]], replaced: set[str]) -> list[str]:
     names = [*read, *(e.target for stage in earlier for e in stage)]
     return [c for c in dict.fromkeys(names) if c not in replaced]
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from alembic_zero.catalog.snapshot import (
-        Check,
         Column,
         ForeignKey,
         Grant,
@@ -53,9 +52,7 @@ def column_clause(column: Column) -> str:
 def _full_column(column: Column) -> str:
     text = column_clause(column)
     if column.generated:
-        text += (
-            f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
-        )
+        text += f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
     elif column.identity:
         text += " " + identity_clause(column.identity)
     elif column.default is not None:
@@ -106,11 +103,10 @@ def attach_constraint(relation: str, index: Index, index_name: str) -> str:
     )
 
 
-def create_index_concurrently(
-    physical: str, definition: str, schema: str, table: str, *, unique: bool
-) -> str:
+def create_index_concurrently(physical: str, definition: str, schema: str, table: str, *, unique: bool) -> str:
     """Return CREATE INDEX CONCURRENTLY; its name is never qualified, it lives beside its table."""
-    return f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY {ident(physical)} ON {ident(schema, table)} {definition}"
+    kind = "UNIQUE INDEX" if unique else "INDEX"
+    return f"CREATE {kind} CONCURRENTLY {ident(physical)} ON {ident(schema, table)} {definition}"
 
 
 def create_statistics(statistics: Statistics, schema: str, table: str) -> str:
@@ -144,9 +140,7 @@ def add_constant_column(table: str, column: Column, physical: str) -> str:
     """Return ADD COLUMN with default and NOT NULL: metadata only as long as nothing in it is volatile."""
     text = add_column(table, column, physical)
     if column.generated:
-        text += (
-            f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
-        )
+        text += f" GENERATED ALWAYS AS ({column.default}) {'STORED' if column.generated == 's' else 'VIRTUAL'}"
     elif column.default is not None:
         text += f" DEFAULT {column.default}"
     if column.not_null:
@@ -185,8 +179,7 @@ def add_foreign_key(table: str, name: str, columns: Sequence[str], foreign_key: 
     """Return ADD CONSTRAINT ... FOREIGN KEY ... NOT VALID."""
     suffix = "" if foreign_key.suffix.endswith("NOT VALID") else " NOT VALID"
     return (
-        f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} FOREIGN KEY ({idents(columns)}) "
-        f"{foreign_key.suffix}{suffix}"
+        f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} FOREIGN KEY ({idents(columns)}) {foreign_key.suffix}{suffix}"
     )
 
 

@@ -33,6 +33,7 @@ def render_function(
     arguments: Sequence[tuple[str, str]],
     returns: str,
     expression: str,
+    *,
     form: Form,
     table: str,
 ) -> str:

@@ -75,11 +75,11 @@ VALUES (:id, :project, :revision, :from_revision, :state, :schemas, :digest, :ex
 
 NEXT_MIGRATION = "SELECT COALESCE(max(id), 0) + 1 FROM alembic_zero.migration"
 
-SET_STATE = "UPDATE alembic_zero.migration SET state = :state, changed_at = now() WHERE id = :id AND state = ANY (:from)"
-
-SET_FINISH = (
-    "UPDATE alembic_zero.migration SET state = :state, finish = :finish, changed_at = now() WHERE id = :id"
+SET_STATE = (
+    "UPDATE alembic_zero.migration SET state = :state, changed_at = now() WHERE id = :id AND state = ANY (:from)"
 )
+
+SET_FINISH = "UPDATE alembic_zero.migration SET state = :state, finish = :finish, changed_at = now() WHERE id = :id"
 
 END_EARLIER = """UPDATE alembic_zero.migration SET state = 'ended', changed_at = now()
  WHERE project = :project AND id < :id AND state <> 'ended'"""

@@ -66,10 +66,7 @@ def done_condition(flight: Flight, marker: str) -> str:
     generation = flight.backfilled_generation()
     if generation is None:
         return "true"
-    return (
-        f"COALESCE({_ge(marker, str(generation))} OR "
-        f"{_lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
-    )
+    return f"COALESCE({_ge(marker, str(generation))} OR {_lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
 
 
 def quarantine_codes(flight: Flight) -> tuple[int, ...]:
@@ -101,7 +98,7 @@ class SyncTrigger:
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The levels that keep rows in step; the trigger knows no others."""
+        """Return the levels that keep rows in step; the trigger knows no others."""
         return tuple(self.flight.levels[n - 1] for n in self.flight.sync_levels)
 
     def _shape(self, index: int) -> tuple[str, ...]:
@@ -193,8 +190,7 @@ class SyncTrigger:
 
     def _tag_cases(self) -> str:
         cases = "".join(
-            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}"
-            for n, level in enumerate(self.levels, 1)
+            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
         )
         return f"CASE{cases} ELSE 0 END"
 
@@ -217,10 +213,10 @@ class SyncTrigger:
                 reached = "true"
             else:
                 low = str(-QUARANTINE_OFFSET - level.generation)
-                reached = f"COALESCE({_ge(self._marker_old, str(level.generation))} OR {_lt(self._marker_old, low)}, false)"
-            lines.append(
-                f"    IF {_eq('synced', str(index - 1))} AND {reached} THEN synced := {index}; END IF;\n"
-            )
+                reached = (
+                    f"COALESCE({_ge(self._marker_old, str(level.generation))} OR {_lt(self._marker_old, low)}, false)"
+                )
+            lines.append(f"    IF {_eq('synced', str(index - 1))} AND {reached} THEN synced := {index}; END IF;\n")
         return "".join(lines)
 
     def _who(self) -> str:
@@ -231,11 +227,8 @@ class SyncTrigger:
             parts = [f"CASE WHEN {self._flag(c)} THEN {self.spans[c][position]} END" for c in self.flagged]
             default = ["0"] if variable == "lowest" else [str(len(self.levels))]
             lines.append(f"    {variable} := {function}({', '.join(parts + default)});\n")
-        hints = "".join(
-            f" WHEN {_eq('pg_catalog.current_setting(' + literal('alembic_zero.revision') + ', true)', literal(revision))}"
-            f" THEN {index}"
-            for revision, index in self._hints()
-        )
+        setting = f"pg_catalog.current_setting({literal('alembic_zero.revision')}, true)"
+        hints = "".join(f" WHEN {_eq(setting, literal(revision))} THEN {index}" for revision, index in self._hints())
         lines.append(f"    hinted := CASE{hints} ELSE 0 END;\n" if hints else "    hinted := 0;\n")
         lines.append(
             f"    writer := CASE WHEN {_lt('highest', 'lowest')} THEN highest\n"
@@ -253,15 +246,14 @@ class SyncTrigger:
         ]
 
     def _after_first(self) -> str:
-        """Text for the second of two triggers: what has a user's trigger changed since the first?"""
+        """Text for the second of two triggers: finds what a user's trigger has changed since the first."""
         setting = literal(f"alembic_zero.row_{self.flight.oid}")
         flags = "".join(
             f"      {self._flag(c)} := COALESCE(seen[{n}] OPERATOR(pg_catalog.<>) {self._digest(c)}, true);\n"
             for n, c in enumerate(self.flagged, 1)
         )
         writers = "".join(
-            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}"
-            for n, level in enumerate(self.levels, 1)
+            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
         )
         failing = "".join(
             f" WHEN {_eq(self._marker_new, str(_FAILED - n))} THEN {n}" for n in range(len(self.levels) + 1)
@@ -269,11 +261,13 @@ class SyncTrigger:
         anything = " OR ".join(self._flag(c) for c in self.flagged)
         return (
             f"  IF {_eq('TG_ARGV[0]', literal('last'))} AND {self._is_tag()} THEN\n"
-            f"    DECLARE seen pg_catalog.text[] := pg_catalog.current_setting({setting}, true)::pg_catalog.text[];\n    BEGIN\n"
+            f"    DECLARE seen pg_catalog.text[] := "
+            f"pg_catalog.current_setting({setting}, true)::pg_catalog.text[];\n    BEGIN\n"
             f"      synced := {len(self.levels)};\n"
             f"      forced := {_le(self._marker_new, str(_FAILED))};\n"
             f"      hinted := CASE{writers}{failing} ELSE 0 END;\n{flags}"
-            f"      writer := hinted;\n      IF {anything} THEN\n{self._who_after()}      END IF;\n    END;\n  END IF;\n"
+            f"      writer := hinted;\n      IF {anything} THEN\n{self._who_after()}      END IF;\n"
+            "    END;\n  END IF;\n"
         )
 
     def _who_after(self) -> str:
@@ -311,9 +305,7 @@ class SyncTrigger:
             level = self.levels[index - 1]
             composer = self._composer(level.downs)
             lines = "".join(
-                self._assign(composer, edge, "    ")
-                for edge in reversed(level.downs)
-                if self._plain(edge.target)
+                self._assign(composer, edge, "    ") for edge in reversed(level.downs) if self._plain(edge.target)
             )
             if lines:
                 text += f"  IF {_le(str(index), 'writer')} THEN\n{lines}  END IF;\n"
@@ -328,9 +320,7 @@ class SyncTrigger:
             return f"{self._ref('NEW', cell)} IS NULL", self._raise(message, options)
         call = self._call(str(rule.function), [self._composer(()).value(c) for c in rule.cells])
         message = f'new row for relation "{self.flight.name}" violates check constraint "{rule.name}"'
-        return f"({call}) IS FALSE", self._raise(
-            message, f"ERRCODE = '23514', CONSTRAINT = {literal(rule.name)}"
-        )
+        return f"({call}) IS FALSE", self._raise(message, f"ERRCODE = '23514', CONSTRAINT = {literal(rule.name)}")
 
     def _raise(self, message: str, options: str) -> str:
         return (
@@ -376,12 +366,7 @@ class SyncTrigger:
         return text
 
     def _derived_from(self, index: int) -> tuple[str, ...]:
-        cells = [
-            edge.target
-            for level in self.levels[index - 1 :]
-            for edge in level.ups
-            if self._plain(edge.target)
-        ]
+        cells = [edge.target for level in self.levels[index - 1 :] for edge in level.ups if self._plain(edge.target)]
         return tuple(dict.fromkeys(cells))
 
     def _finish(self) -> str:
@@ -392,8 +377,7 @@ class SyncTrigger:
         setting = literal(f"alembic_zero.row_{self.flight.oid}")
         digests = ", ".join(self._digest(c) for c in self.flagged)
         tags = "".join(
-            f" WHEN {_eq('writer', str(n))} THEN {-level.generation}"
-            for n, level in enumerate(self.levels, 1)
+            f" WHEN {_eq('writer', str(n))} THEN {-level.generation}" for n, level in enumerate(self.levels, 1)
         )
         return (
             f"  IF {_eq('TG_ARGV[0]', literal('first'))} THEN\n"
@@ -458,6 +442,4 @@ class SyncTrigger:
 
     def trigger_names(self) -> list[str]:
         """Return the names of all triggers that :meth:`render_triggers` creates."""
-        return [
-            name for name, _ in (self._two_phases() if self.flight.user_triggers else self._single_phase())
-        ]
+        return [name for name, _ in (self._two_phases() if self.flight.user_triggers else self._single_phase())]

@@ -81,9 +81,7 @@ def view_of_table(
     )
 
 
-def view_of_flight(
-    view_schema: str, flight: Flight, level: int, facts: TableFacts, version: int
-) -> VersionView:
+def view_of_flight(view_schema: str, flight: Flight, level: int, facts: TableFacts, version: int) -> VersionView:
     """Return the view of a table in flight at one of its levels."""
     tag = flight.tag_at(level)
     spec = flight.spec_at(level)
@@ -93,9 +91,7 @@ def view_of_flight(
         base=(flight.schema, flight.name),
         owner=facts.owner,
         columns=tuple(
-            ViewColumn(
-                str(cell.physical), column.name, _view_default(flight, level, column.name), column.comment
-            )
+            ViewColumn(str(cell.physical), column.name, _view_default(flight, level, column.name), column.comment)
             for column, cell in flight.columns_at(level)
         ),
         grants=facts.grants,
@@ -124,7 +120,7 @@ def _options(view: VersionView) -> str:
     return "" if view.owner_rights else " WITH (security_invoker = true)"
 
 
-def _select(view: VersionView, source: str, columns: Sequence[tuple[str, str]]) -> str:
+def _select(source: str, columns: Sequence[tuple[str, str]]) -> str:
     listed = ", ".join(f"{ident(p)} AS {ident(n)}" if p != n else ident(n) for p, n in columns)
     return f"SELECT {listed} FROM {source}"
 
@@ -139,11 +135,9 @@ def render_view(view: VersionView) -> list[str]:
         statements += _render_inner(view, columns)
         source = ident(JOURNAL_SCHEMA, view.inner)
         columns = [(name, name) for _, name in columns]
-    statements.append(f"CREATE VIEW {outer}{_options(view)} AS {_select(view, source, columns)}")
+    statements.append(f"CREATE VIEW {outer}{_options(view)} AS {_select(source, columns)}")
     statements += [
-        f"ALTER VIEW {outer} ALTER COLUMN {ident(c.logical)} SET DEFAULT {c.default}"
-        for c in view.columns
-        if c.default
+        f"ALTER VIEW {outer} ALTER COLUMN {ident(c.logical)} SET DEFAULT {c.default}" for c in view.columns if c.default
     ]
     statements += _render_rights(view, outer) + _render_comments(view, outer)
     return statements
@@ -151,7 +145,7 @@ def render_view(view: VersionView) -> list[str]:
 
 def _render_inner(view: VersionView, columns: Sequence[tuple[str, str]]) -> list[str]:
     inner = ident(JOURNAL_SCHEMA, str(view.inner))
-    select = _select(view, ident(*view.base), [*columns, (MARKER, MARKER)])
+    select = _select(ident(*view.base), [*columns, (MARKER, MARKER)])
     return [
         f"CREATE VIEW {inner}{_options(view)} AS {select}",
         f"ALTER VIEW {inner} ALTER COLUMN {ident(MARKER)} SET DEFAULT {view.tag}",
@@ -179,9 +173,7 @@ def _render_rights(view: VersionView, name: str) -> list[str]:
 def _render_comments(view: VersionView, name: str) -> list[str]:
     statements = [f"COMMENT ON VIEW {name} IS {literal(view.comment)}"] if view.comment else []
     return statements + [
-        f"COMMENT ON COLUMN {name}.{ident(c.logical)} IS {literal(c.comment)}"
-        for c in view.columns
-        if c.comment
+        f"COMMENT ON COLUMN {name}.{ident(c.logical)} IS {literal(c.comment)}" for c in view.columns if c.comment
     ]
 
 
@@ -192,10 +184,8 @@ def render_flattened(view: VersionView) -> list[str]:
     said again; column names and types do not change, so prepared statements go on.
     """
     columns = [(c.physical, c.logical) for c in view.columns]
-    return [
-        f"CREATE OR REPLACE VIEW {ident(view.schema, view.name)}{_options(view)} AS "
-        f"{_select(view, ident(*view.base), columns)}",
-    ]
+    name = ident(view.schema, view.name)
+    return [f"CREATE OR REPLACE VIEW {name}{_options(view)} AS {_select(ident(*view.base), columns)}"]
 
 
 def render_schema(schema: VersionSchema) -> list[str]:
@@ -235,12 +225,11 @@ def render_tomb_functions(view_schema: str, revision: str, successor: str) -> li
         f"deploy the application for revision {successor}"
     )
     read, write = _tomb_names(view_schema)
-    raising = f"RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {literal(message)};"
+    body = dollar_quoted(f"BEGIN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {literal(message)}; END")
+    reading, writing = ident(JOURNAL_SCHEMA, read), ident(JOURNAL_SCHEMA, write)
     return [
-        f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, read)}() RETURNS boolean LANGUAGE plpgsql STABLE AS "
-        f"{dollar_quoted(f'BEGIN {raising} END')}",
-        f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, write)}() RETURNS trigger LANGUAGE plpgsql AS "
-        f"{dollar_quoted(f'BEGIN {raising} END')}",
+        f"CREATE OR REPLACE FUNCTION {reading}() RETURNS boolean LANGUAGE plpgsql STABLE AS {body}",
+        f"CREATE OR REPLACE FUNCTION {writing}() RETURNS trigger LANGUAGE plpgsql AS {body}",
         f"GRANT EXECUTE ON FUNCTION {ident(JOURNAL_SCHEMA, read)}() TO PUBLIC",
     ]
 
@@ -248,6 +237,11 @@ def render_tomb_functions(view_schema: str, revision: str, successor: str) -> li
 def tomb_table(view_schema: str, name: str) -> str:
     """Return the name of the empty table behind a tombstone view."""
     return internal_name("tomb", view_schema, name)
+
+
+def _tomb_trigger(table: str, function: str) -> str:
+    events = "BEFORE INSERT OR UPDATE OR DELETE"
+    return f"CREATE TRIGGER tombstone {events} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
 
 
 def render_tombstone(
@@ -266,8 +260,7 @@ def render_tombstone(
     return [
         f"CREATE TABLE {table} ({listed})",
         *(f"CREATE UNIQUE INDEX ON {table} ({idents(key)})" for key in keys),
-        f"CREATE TRIGGER tombstone BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT "
-        f"EXECUTE FUNCTION {ident(JOURNAL_SCHEMA, write)}()",
+        _tomb_trigger(table, ident(JOURNAL_SCHEMA, write)),
         f"CREATE VIEW {view} AS SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()",
         # Whoever still asks must meet the explanation, not a missing right: the table is empty.
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {view} TO PUBLIC",

@@ -14,7 +14,7 @@ import tempfile
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import psycopg
 import pytest
@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+numbers = st.integers(0, 2**32 - 1)
+
 TABLE = "t"
 STEPS = 60
 EXAMPLES = int(os.environ.get("ALEMBIC_ZERO_STATEFUL_EXAMPLES", "36"))
@@ -108,24 +110,8 @@ BASE: Shape = (
 )
 
 
-class Picker(Protocol):
-    """Makes the choices."""
-
-    def number(self, highest: int) -> int: ...
-
-
-class DrawPicker:
-    """Choices of Hypothesis, which it can shrink."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
-
-    def number(self, highest: int) -> int:
-        return self._data.draw(st.integers(0, highest))
-
-
-class RandomPicker:
-    """Choices where Hypothesis must not interfere: inside of a command."""
+class Picker:
+    """Makes the choices of one step. Hypothesis draws, and shrinks, only its number: that is quick."""
 
     def __init__(self, number: int) -> None:
         self._random = random.Random(number)
@@ -312,7 +298,7 @@ class TableMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.database = Database(self.server, f"{self.template}_{next(_numbers)}")
+        self.database = Database(self.server, f"{self.template}_{next(_database_numbers)}")
         _maintain(self.server, f'CREATE DATABASE "{self.database.name}" TEMPLATE "{self.template}"')
         self.directory = Path(tempfile.mkdtemp(prefix="zd-stateful-"))
         self.project = AlembicProject(self.directory, self.database.url)
@@ -402,9 +388,7 @@ class TableMachine(RuleBasedStateMachine):
             rows = cursor.fetchall() if cursor.description else []
         except psycopg.Error as raised:
             assert error is not None, f"{text} failed: {raised.sqlstate} {raised}"
-            assert raised.sqlstate in error.sqlstates, (
-                f"{text}: {raised.sqlstate} {raised}, not {error.sqlstates}"
-            )
+            assert raised.sqlstate in error.sqlstates, f"{text}: {raised.sqlstate} {raised}, not {error.sqlstates}"
             if savepoint:
                 connection.execute("ROLLBACK TO SAVEPOINT statement")
             return False
@@ -434,18 +418,12 @@ class TableMachine(RuleBasedStateMachine):
         assignments: dict[str, Assignment] = {}
         for column in chosen:
             same = [c.name for c in others if c.type == column.type]
-            assignments[column.name] = (
-                Other(pick(picker, same)) if rarely(picker, 5) else self._value(picker, column)
-            )
+            assignments[column.name] = Other(pick(picker, same)) if rarely(picker, 5) else self._value(picker, column)
         return assignments
 
     def _some_keys(self, picker: Picker, most: int = 3) -> list[int]:
         keys = sorted(self.model.rows)
-        return (
-            []
-            if not keys
-            else list(dict.fromkeys(pick(picker, keys) for _ in range(1 + picker.number(most - 1))))
-        )
+        return [] if not keys else list(dict.fromkeys(pick(picker, keys) for _ in range(1 + picker.number(most - 1))))
 
     def _new_key(self) -> int:
         return max(self.model.rows, default=0) + 1
@@ -468,14 +446,11 @@ class TableMachine(RuleBasedStateMachine):
         rows = [self._given(picker, client, self._new_key() + n) for n in range(3)]
         shape = self.model.shape(client.version)
         values = ", ".join(
-            f"({', '.join(literal(row[c.name]) if c.name in row else 'DEFAULT' for c in shape)})"
-            for row in rows
+            f"({', '.join(literal(row[c.name]) if c.name in row else 'DEFAULT' for c in shape)})" for row in rows
         )
         names = ", ".join(ident(c.name) for c in shape)
         statement = f"INSERT INTO {self._relation(client)} ({names}) VALUES {values}"
-        self._perform(
-            client, statement, lambda: [self.model.insert(client, row) for row in rows], savepoint=savepoint
-        )
+        self._perform(client, statement, lambda: [self.model.insert(client, row) for row in rows], savepoint=savepoint)
 
     def _update(self, picker: Picker, client: Client, *, savepoint: bool = False) -> None:
         keys = sorted(self.model.rows) if rarely(picker, 8) else self._some_keys(picker)
@@ -550,46 +525,46 @@ class TableMachine(RuleBasedStateMachine):
         if self.since_comparison >= 10:
             self.compare()
 
-    @initialize(data=st.data())
-    def first_upgrade(self, data: st.DataObject) -> None:
-        self._upgrade(DrawPicker(data))
+    @initialize(number=numbers)
+    def first_upgrade(self, number: int) -> None:
+        self._upgrade(Picker(number))
         self._stepped()
 
-    @rule(data=st.data())
-    def insert(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def insert(self, number: int) -> None:
+        picker = Picker(number)
         kind = self._insert_many if rarely(picker, 4) else self._insert
         kind(picker, pick(picker, self._clients()))
         self._stepped()
 
-    @rule(data=st.data())
-    def update(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def update(self, number: int) -> None:
+        picker = Picker(number)
         self._update(picker, pick(picker, self._clients()))
         self._stepped()
 
-    @rule(data=st.data())
-    def update_again(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def update_again(self, number: int) -> None:
+        picker = Picker(number)
         self._update(picker, pick(picker, self._clients()))
         self._stepped()
 
-    @rule(data=st.data())
-    def upsert(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def upsert(self, number: int) -> None:
+        picker = Picker(number)
         self._upsert(picker, pick(picker, self._clients()))
         self._stepped()
 
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def delete(self, number: int) -> None:
+        picker = Picker(number)
         self._delete(picker, pick(picker, self._clients()))
         self._stepped()
 
-    @rule(data=st.data())
-    def transact(self, data: st.DataObject) -> None:
+    @rule(number=numbers)
+    def transact(self, number: int) -> None:
         """Several statements, a savepoint that may be rolled back, COMMIT or ROLLBACK."""
-        picker = DrawPicker(data)
+        picker = Picker(number)
         clients = self._clients()
         client = pick(picker, clients)
         # One session that uses qualified names may well write to several versions.
@@ -620,9 +595,9 @@ class TableMachine(RuleBasedStateMachine):
         self._stepped()
 
     @precondition(lambda self: self.commands_left and len(self.revisions) <= MAX_IN_FLIGHT)
-    @rule(data=st.data())
-    def upgrade(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def upgrade(self, number: int) -> None:
+        picker = Picker(number)
         if not rarely(picker, 3):
             self._update(picker, pick(picker, self._clients()))
         else:
@@ -630,9 +605,9 @@ class TableMachine(RuleBasedStateMachine):
         self._stepped()
 
     @precondition(lambda self: self.commands_left and len(self.revisions) > 1)
-    @rule(data=st.data())
-    def complete_or_roll_back(self, data: st.DataObject) -> None:
-        picker = DrawPicker(data)
+    @rule(number=numbers)
+    def complete_or_roll_back(self, number: int) -> None:
+        picker = Picker(number)
         if not rarely(picker, 4):
             self._upsert(picker, pick(picker, self._clients()))
         elif rarely(picker, 3):
@@ -743,7 +718,7 @@ class TableMachine(RuleBasedStateMachine):
         :param level: rows must go on to fit it.
         :param swapped: called once the table is swapped over; the clients' numbers change with it.
         """
-        inside = RandomPicker(picker.number(2**16))
+        inside = Picker(picker.number(2**16))
         run_step = Executor._run_step
         clients = self._clients(versions)
 
@@ -771,7 +746,7 @@ class TableMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         """Complete everything or roll all back, and compare the table that is left."""
         if len(self.revisions) > 1:
-            picker = RandomPicker(len(self.model.rows))
+            picker = Picker(len(self.model.rows))
             if self.revision_number % 3:
                 self._complete(picker, len(self.revisions) - 1)
             else:
@@ -812,7 +787,7 @@ class TableMachine(RuleBasedStateMachine):
             assert wanted.items() <= found.items()
 
 
-_numbers = itertools.count(1)
+_database_numbers = itertools.count(1)
 
 
 def _sorted(rows: Sequence[Sequence[Value]]) -> list[list[tuple[str, str]]]:
