@@ -18,8 +18,9 @@ from alembic.ddl.postgresql import PostgresqlColumnType
 from alembic.operations import Operations
 from alembic.operations.ops import AddColumnOp
 from alembic.runtime.migration import MigrationContext
+from psycopg import ProgrammingError
 from sqlalchemy import schema as sa_schema
-from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
 from sqlalchemy.dialects.postgresql.named_types import CreateDomainType, CreateEnumType
 from sqlalchemy.exc import CompileError, DBAPIError
 
@@ -29,7 +30,7 @@ from alembic_zero.operations.direct import run_directly
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.tables import ZdCreateTableOp
 from alembic_zero.plan.items import Item, Ordinary
-from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.quoting import ident, literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -60,6 +61,17 @@ _ADVICE: dict[type, tuple[str, str | None]] = {
         "it scans the table while writers wait: use op.zd_execute(expand=...) with NOT VALID and VALIDATE",
     ),
 }
+
+
+class _LiteralCompiler(PGCompiler):
+    """Renders values whose column has no type, too, as the driver would send them."""
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        """Return the SQL literal of *value*."""
+        try:
+            return str(super().render_literal_value(value, type_))
+        except CompileError:
+            return literal(value)
 
 
 class RecordingOperations(Operations):
@@ -114,6 +126,7 @@ class Recorder:
 
     def _make_context(self, real: MigrationContext) -> MigrationContext:
         dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
+        dialect.statement_compiler = _LiteralCompiler
         options = {**real.opts, "as_sql": True, "literal_binds": True, "output_buffer": io.StringIO()}
         options.pop("fn", None)
         context = MigrationContext(dialect, None, options, real.environment_context)
@@ -213,7 +226,7 @@ class Recorder:
                 construct = construct.values(values) if hasattr(construct, "values") else construct.bindparams(**values)
             binds = {} if isinstance(construct, sa_schema.DDLElement) else {"literal_binds": True}
             return str(construct.compile(dialect=self.context.dialect, compile_kwargs=binds)).strip()
-        except CompileError as error:
+        except (CompileError, ProgrammingError) as error:
             raise RefusedError(
                 f"revision {self._revision!r}: a statement's values cannot be written as SQL ({error}); "
                 "nothing was changed",

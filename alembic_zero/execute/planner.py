@@ -12,6 +12,7 @@ from alembic_zero.catalog.reader import find_table, read_facts, read_rows, read_
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.trial import TRIAL_SCHEMA, TableTrial, render_plain, run_sql
 from alembic_zero.lens.lens import Cell, Flight
+from alembic_zero.names import MARKER
 from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
@@ -214,13 +215,14 @@ class Planner:
 
     def _run_rehearsal(self, connection: Connection, flight: Flight, statements: Sequence[str]) -> None:
         table = ident(flight.schema, flight.name)
-        column = ident(str(flight.cell(flight.shape[0][1]).physical)) if flight.shape else None
+        # An update of the marker alone fires every trigger, and makes ours derive the row.
+        column = MARKER if flight.has_marker else _updatable_column(flight)
         try:
             for statement in statements:
                 run_sql(connection, statement)
-            if column is not None and not flight.cell(flight.shape[0][1]).generated:
+            if column is not None:
                 target = f"SELECT tableoid, ctid FROM {table} LIMIT 1"
-                run_sql(connection, _touch_one(table, column, target))
+                run_sql(connection, _touch_one(table, ident(column), target))
                 run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
         except DBAPIError as error:
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
@@ -282,6 +284,12 @@ class Planner:
 def _custom_step(phase: str, item: Item, statements: Sequence[str], inverse: Sequence[str]) -> Step:
     return Step(f"{phase} SQL of {item.revision}", Kind.TRANSACTION, item.describe(), tuple(statements),
                 inverse=tuple(inverse), cost="unknown")  # fmt: skip
+
+
+def _updatable_column(flight: Flight) -> str | None:
+    """Return the physical name of a column that an UPDATE may set to what it is."""
+    plain = {c.name for c in flight.spec.columns if not c.generated and c.identity is None}
+    return next((str(flight.cell(cell).physical) for name, cell in flight.shape if name in plain), None)
 
 
 def _touch_one(table: str, column: str, target: str) -> str:
