@@ -39,7 +39,6 @@ class Extras(PlainData):
     """What a revision's own SQL wants done later, in order."""
 
     contract: tuple[str, ...] = ()
-    rollback: tuple[str, ...] = ()
     has_text: bool = False
 
 
@@ -87,7 +86,7 @@ class Planner:
     default_schema: str
     options: dict[str, Any]
     _trials: dict[int, TableTrial] = field(default_factory=dict)
-    _last_item: dict[int, int] = field(default_factory=dict)
+    _positions: dict[int, list[int]] = field(default_factory=dict)
     _generation: int = 0
 
     def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
@@ -106,8 +105,9 @@ class Planner:
             flights = self._finish(connection, migration, revision)
         finally:
             transaction.rollback()
+        prelude = [i.operation.text for i in items if isinstance(i.operation, Ordinary) and _is_harmless(i.operation)]
         for flight in flights.values():
-            self._rehearse(flight)
+            self._rehearse(flight, prelude)
         return self._assemble(items, flights)
 
     # -- the trial ------------------------------------------------------------------------
@@ -119,7 +119,7 @@ class Planner:
         elif isinstance(operation, ZdTableOperation):
             trial = self._resolve(connection, item, operation)
             trial.apply(item)
-            self._last_item[trial.draft.flight.oid] = position
+            self._positions.setdefault(trial.draft.flight.oid, []).append(position)
 
     def _try_ordinary(self, connection: Connection, item: Item, operation: Ordinary) -> None:
         if operation.blocking:
@@ -189,8 +189,10 @@ class Planner:
             flights[oid] = flight
         return flights
 
-    def _rehearse(self, flight: Flight) -> None:
+    def _rehearse(self, flight: Flight, prelude: Sequence[str]) -> None:
         """Run the table's expand transaction, update one row with users' triggers on, and roll back.
+
+        *prelude* makes the types, functions and tables that revisions create for themselves.
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
@@ -207,7 +209,7 @@ class Planner:
             try:
                 self.rules.take(connection, step.locks)
                 self.journal.create(connection)
-                self._run_rehearsal(connection, flight, statements)
+                self._run_rehearsal(connection, flight, [*prelude, *statements])
             finally:
                 transaction.rollback()
 
@@ -242,19 +244,19 @@ class Planner:
     def _assemble(self, items: Sequence[Item], flights: dict[int, Flight]) -> Expansion:
         facts = {oid: trial.draft.facts for oid, trial in self._trials.items()}
         steps: list[Step] = []
-        rollback: list[str] = []
         contract: list[str] = []
+        hoisted: set[int] = set()
         for position, item in enumerate(items):
             operation = item.operation
-            if isinstance(operation, Ordinary):
+            if isinstance(operation, Ordinary) and position not in hoisted:
                 steps.append(self._ordinary_step(item, operation))
             elif isinstance(operation, ZdExecuteOp):
                 if operation.expand:
                     steps.append(_custom_step("expand", item, operation.expand, operation.rollback))
                 contract += operation.contract
-                rollback += operation.rollback
-            for oid, last in self._last_item.items():
-                if last == position:
+            for oid, positions in self._positions.items():
+                if positions[0] == position:
+                    steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
         for flight in flights.values():
             steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}")
@@ -266,10 +268,23 @@ class Planner:
         return Expansion(
             Plan("expand", tuple(steps)),
             tuple(flights.values()),
-            Extras(tuple(contract), tuple(rollback), text),
+            Extras(tuple(contract), text),
             self._generation,
             tuple(sorted(schemas)),
         )
+
+    def _hoist(self, items: Sequence[Item], positions: Sequence[int], hoisted: set[int]) -> list[Step]:
+        """Return the steps of types, functions and tables that a table's later operations may need.
+
+        All operations on a table become one step, in the place of the first.
+        """
+        steps = []
+        for position in range(positions[0], positions[-1]):
+            operation = items[position].operation
+            if isinstance(operation, Ordinary) and _is_harmless(operation) and position not in hoisted:
+                hoisted.add(position)
+                steps.append(self._ordinary_step(items[position], operation))
+        return steps
 
     def _ordinary_step(self, item: Item, operation: Ordinary) -> Step:
         name = operation.describe()
