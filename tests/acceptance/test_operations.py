@@ -949,7 +949,7 @@ def _odd(name: str) -> Case:
         name,
         setup=f"""
             CREATE TABLE {q} ({q} integer CONSTRAINT {q} CHECK (num_nonnulls({q}) = 1), id integer PRIMARY KEY);
-            CREATE INDEX {o} ON {q} ({q});
+            CREATE INDEX {_quote(name[:-2] + "ZZ")} ON {q} ({q});
             COMMENT ON COLUMN {q}.{q} IS {_literal(name)};
             INSERT INTO {q} VALUES (1, 1), (2, 2);
         """,

@@ -309,26 +309,27 @@ def run_complete(case: Case, database: Database, directory: Path) -> None:
     """Upgrade, use both versions, complete: the catalog is what plain Alembic makes."""
     flight = Flight(case, database, directory / "project")
     with flight.client(BEFORE) as early:
-        _read_all(early, case.old)
+        # Its plans are from before the migration.
+        _prepare(early, case.old)
         flight.run("upgrade", AFTER)
-        with flight.clients() as clients:
-            clients["old"].connection.close()
-            clients["old"] = early  # Its plans are from before the migration.
+        with flight.client(AFTER) as late:
+            clients: dict[Client, Session] = {"old": early, "new": late}
             flight.write(clients, transactions=False)
             flight.check(clients, "in flight")
             flight.probe(clients)
             contents = flight.contents(flight.view_schema(AFTER))
             flight.run("zd-complete")
-            check_rows(clients["new"], case.new, "new version after zd-complete, same connection")
-            assert_tombstone(clients["old"], case.old, AFTER)
-    assert_same(flight.dump(), plain_dump(case, database, directory), "zd-complete against plain Alembic")
-    flight.check_contents(flight.view_schema(AFTER), contents, "the new version after zd-complete")
-    flight.check_contents(case.schema, contents, "the tables after zd-complete")
-    with flight.client(AFTER) as fresh:
-        check_rows(fresh, case.new, "new version after zd-complete, new connection")
+            check_rows(late, case.new, "new version after zd-complete, same connection")
+        plain = plain_dump(case, database, directory)
+        assert_same(flight.dump(), plain, "zd-complete against plain Alembic")
+        flight.check_contents(flight.view_schema(AFTER), contents, "the new version after zd-complete")
+        flight.check_contents(case.schema, contents, "the tables after zd-complete")
+        with flight.client(AFTER) as fresh:
+            check_rows(fresh, case.new, "new version after zd-complete, new connection")
+        assert_tombstone(early, case.old, AFTER)
     flight.run("zd-prune")
     assert database.fetch(f"SELECT FROM pg_namespace WHERE nspname = '{flight.view_schema(BEFORE)}'") == []
-    assert_same(flight.dump(), plain_dump(case, database, directory), "zd-prune changed the tables")
+    assert_same(flight.dump(), plain, "zd-prune changed the tables")
     assert_nothing_left(database)
 
 
@@ -342,13 +343,13 @@ def run_rollback(case: Case, database: Database, directory: Path) -> None:
         contents = flight.contents(flight.view_schema(BEFORE))
         flight.run("downgrade", BEFORE)
         check_rows(clients["old"], case.old, "old version after rollback, same connection")
+        assert_same(flight.dump(), flight.original, "rollback against the state before")
+        flight.check_contents(case.schema, contents, "the tables after rollback")
+        assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
+        with flight.client(BEFORE) as fresh:
+            check_rows(fresh, case.old, "old version after rollback, new connection")
         assert_tombstone(clients["new"], case.new, BEFORE)
-    assert_same(flight.dump(), flight.original, "rollback against the state before")
-    flight.check_contents(case.schema, contents, "the tables after rollback")
     assert_nothing_left(database)
-    assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
-    with flight.client(BEFORE) as fresh:
-        check_rows(fresh, case.old, "old version after rollback, new connection")
 
 
 def run_reverse(case: Case, database: Database, directory: Path) -> None:
@@ -477,7 +478,7 @@ def assert_tombstone(client: Session, queries: Mapping[str, Rows], revision: str
             raise AssertionError(f"{query} still works; a tombstone should raise")
 
 
-def _read_all(client: Session, queries: Mapping[str, Rows]) -> None:
+def _prepare(client: Session, queries: Mapping[str, Rows]) -> None:
     client.connection.prepare_threshold = 0
     for query in queries:
         client.fetch(query)
