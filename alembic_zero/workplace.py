@@ -36,6 +36,15 @@ def version_name(heads: Iterable[str]) -> str:
     return "+".join(sorted(heads)) or base_revision
 
 
+def _default_schema(connection: Connection) -> str:
+    schema = connection.execute(text("SELECT current_schema()")).scalar_one()
+    if schema is None:
+        raise RefusedError(
+            "the migration connection's search_path names no existing schema; nothing was changed", code="ZD111"
+        )
+    return str(schema)
+
+
 class Workplace:
     """One command's view of one project in one database.
 
@@ -46,7 +55,7 @@ class Workplace:
         self.context = context
         self.connection = cast("Connection", context.connection)
         self.settings: Settings = context.opts["alembic_zero"]
-        self.default_schema = str(self.connection.execute(text("SELECT current_schema()")).scalar_one())
+        self.default_schema = _default_schema(self.connection)
         self.version_table = (context.version_table_schema or self.default_schema, context.version_table)
         self.journal = Journal(".".join(self.version_table))
         self._sessions: Sessions | None = None

@@ -200,7 +200,13 @@ SELECT a.attname AS column, pg_describe_object(d.classid, COALESCE(r.ev_class, d
   LEFT JOIN pg_class v ON v.oid = r.ev_class
   LEFT JOIN pg_namespace vn ON vn.oid = v.relnamespace
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
-   AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass)
+   AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass,
+                     'pg_publication_rel'::regclass, 'pg_trigger'::regclass)
+   AND NOT EXISTS (
+       SELECT FROM pg_trigger t
+         JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+          AND (t.tgisinternal OR p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero')))
    AND COALESCE(r.ev_class, 0) <> :oid
    AND (vn.nspname IS NULL OR vn.nspname <> 'alembic_zero'
         AND COALESCE(obj_description(vn.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%')

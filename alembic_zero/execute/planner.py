@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,14 @@ from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.plain import PlainData
-from alembic_zero.plan.expand import expansion_statements, plan_columns, plan_fulfilment, plan_rows
+from alembic_zero.plan.expand import plan_columns, plan_fulfilment, plan_rows
 from alembic_zero.plan.items import Item, Ordinary
 from alembic_zero.plan.policy import check_columns, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.engine import Connection
 
@@ -95,16 +96,12 @@ class Planner:
         :raises RefusedError: one of them cannot work or is unsafe; nothing was changed.
         """
         self._generation = self.state.last_generation
-        connection = self.sessions.open()
-        transaction = connection.begin()
-        try:
+        with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
             run_sql(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
             for position, item in enumerate(items):
                 self._try(connection, position, item)
             flights = self._finish(connection, migration, revision)
-        finally:
-            transaction.rollback()
         prelude = [i.operation.text for i in items if isinstance(i.operation, Ordinary) and _is_harmless(i.operation)]
         for flight in flights.values():
             self._rehearse(flight, prelude)
@@ -196,24 +193,18 @@ class Planner:
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
-        connection = self.sessions.open()
-        with connection.begin():
-            facts = read_facts(connection, flight.schema, flight.name)
-        statements = expansion_statements(flight, facts)
-        if not statements:
+        step = plan_columns(flight, self._trials[flight.oid].draft.facts, "rehearsal")
+        if not step.statements:
             return
-        step = plan_columns(flight, facts, "rehearsal")
+        with self.sessions.lend() as connection:
 
-        def attempt() -> None:
-            transaction = connection.begin()
-            try:
-                self.rules.take(connection, step.locks)
-                self.journal.create(connection)
-                self._run_rehearsal(connection, flight, [*prelude, *statements])
-            finally:
-                transaction.rollback()
+            def attempt() -> None:
+                with rolled_back(connection):
+                    self.rules.take(connection, step.locks)
+                    self.journal.create(connection)
+                    self._run_rehearsal(connection, flight, [*prelude, *step.statements])
 
-        self.rules.retry(f"rehearsal of {step.name}", [flight.oid], attempt)
+            self.rules.retry(f"rehearsal of {step.name}", [flight.oid], attempt)
 
     def _run_rehearsal(self, connection: Connection, flight: Flight, statements: Sequence[str]) -> None:
         table = ident(flight.schema, flight.name)
@@ -294,6 +285,16 @@ class Planner:
                         lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")  # fmt: skip
         kind = Kind.AUTOCOMMIT if operation.autocommit else Kind.TRANSACTION
         return Step(name, kind, item.describe(), (operation.text,), inverse=operation.inverse)
+
+
+@contextmanager
+def rolled_back(connection: Connection) -> Iterator[None]:
+    """Run the block in a transaction that is rolled back in any case."""
+    transaction = connection.begin()
+    try:
+        yield
+    finally:
+        transaction.rollback()
 
 
 def _custom_step(phase: str, item: Item, statements: Sequence[str], inverse: Sequence[str]) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import create_engine, text
@@ -10,6 +11,8 @@ from sqlalchemy.pool import NullPool, StaticPool
 from alembic_zero.operations.errors import MigrationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy.engine import Connection, Engine
 
 _SETTINGS = (
@@ -69,6 +72,17 @@ class Sessions:
                 connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
         connection.commit()
         return connection
+
+    @contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """Give a new connection for the time of the block."""
+        connection = self.open()
+        try:
+            yield connection
+        finally:
+            self._opened.remove(connection)
+            connection.invalidate()
+            connection.close()
 
     def close(self) -> None:
         """Close every connection, and with it whatever lock its session held."""

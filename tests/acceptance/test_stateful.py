@@ -11,6 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -348,7 +349,14 @@ class TableMachine(RuleBasedStateMachine):
         for name in list(self.connections) if names is None else names:
             connection = self.connections.pop(name, None)
             if connection is not None:
-                connection.close()
+                self._close(connection)
+
+    def _close(self, connection: psycopg.Connection[Any]) -> None:
+        """Close a connection and wait until the server has noticed."""
+        pid = connection.info.backend_pid
+        connection.close()
+        while self.database.fetch(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"):
+            time.sleep(0.002)
 
     def _relation(self, client: Client) -> str:
         if client.base_table:
