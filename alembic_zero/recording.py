@@ -69,7 +69,7 @@ class _LiteralCompiler(PGCompiler):
     def render_literal_value(self, value: Any, type_: Any) -> str:
         """Return the SQL literal of *value*."""
         try:
-            return str(super().render_literal_value(value, type_))
+            return str(super().render_literal_value(value, type_))  # type: ignore[no-untyped-call]
         except CompileError:
             return literal(value)
 

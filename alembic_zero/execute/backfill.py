@@ -16,7 +16,7 @@ from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
-from alembic_zero.sql.backfill import render_range, render_remaining, render_touch, render_vacuum
+from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import quarantined_condition, todo_condition
 
@@ -34,7 +34,6 @@ _FIRST_RANGE_BLOCKS = 64
 _MAX_RANGE_BLOCKS = 4_096
 _TARGET_S = 0.1
 _VACUUM_BLOCKS = 1_280
-_MAX_PASSES = 100
 
 # Faults of the moment and of the server, which are no statement about the data.
 _NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -58,25 +57,49 @@ class Backfill:
     keep_alive: Callable[[], None]
 
     def run(self, flight: Flight) -> None:
-        """Visit every block once; then again whatever was skipped, until nothing is left to do."""
+        """Visit every block once, then whatever was skipped."""
         with self._quiet():
             for leaf in read_rows(self.bare, "leaves", oid=flight.oid):
-                self._visit(flight, leaf, resume=True)
+                self._visit(flight, leaf)
             self._complete(flight)
 
     def _complete(self, flight: Flight) -> None:
-        """Repeat whole passes until no row is left: a rewrite may have moved rows behind the scan."""
-        for number in range(_MAX_PASSES):
-            if not self._any(flight, todo_condition(flight, f"t.{ident(MARKER)}")):
-                return
-            time.sleep(min(1.0, 0.02 * number))
-            for leaf in read_rows(self.bare, "leaves", oid=flight.oid):
-                self._visit(flight, leaf, resume=False)
-        raise MigrationError(
-            f"table {flight.schema}.{flight.name}: rows keep coming back as not synchronised; "
-            "something writes with session_replication_role = replica; nothing is lost",
+        """Go back to what was skipped, until no row is left: clients hold rows, rewrites move them.
+
+        :raises MigrationError: nothing has got better for as long as a step may wait for locks.
+        """
+        left, since, tries = -1, self.rules.clock(), 0
+        while blocks := self._left(flight):
+            rows = sum(count for *_, count in blocks)
+            if rows != left:
+                left, since = rows, self.rules.clock()
+            elif self.rules.clock() - since > self.rules.budget_s:
+                raise self._stuck(flight, rows)
+            for leaf, block, _count in blocks:
+                self._run_range(flight, leaf, block, block + 1)
+            self.keep_alive()
+            if tries and tries % 20 == 0:
+                self.report(f"waiting for {rows} rows of {flight.schema}.{flight.name} that clients hold")
+            time.sleep(min(1.0, 0.02 * tries))
+            tries += 1
+
+    def _left(self, flight: Flight) -> list[tuple[tuple[str, str], int, int]]:
+        condition = todo_condition(flight, f"t.{ident(MARKER)}")
+        return [
+            ((leaf["schema"], leaf["name"]), row[0], row[1])
+            for leaf in read_rows(self.bare, "leaves", oid=flight.oid)
+            for row in self.bare.exec_driver_sql(render_left((leaf["schema"], leaf["name"]), condition))
+        ]
+
+    @staticmethod
+    def _stuck(flight: Flight, rows: int) -> MigrationError:
+        name = f"{flight.schema}.{flight.name}"
+        return MigrationError(
+            f"table {name}: {rows} rows are held by clients in long transactions, or written again and again with "
+            "session_replication_role = replica; nothing is lost and nothing published: end those, then run the "
+            "command again",
             code="ZD320",
-            table=f"{flight.schema}.{flight.name}",
+            table=name,
         )
 
     def fulfil(self, flight: Flight, revision: str) -> None:
@@ -130,8 +153,8 @@ class Backfill:
             )
             return int(self.work.execute(text(journal_sql.READ_BACKFILL), key).one()[0])
 
-    def _visit(self, flight: Flight, leaf: Mapping[str, Any], *, resume: bool) -> None:
-        block = self._start_block(flight, leaf) if resume else 0
+    def _visit(self, flight: Flight, leaf: Mapping[str, Any]) -> None:
+        block = self._start_block(flight, leaf)
         size, vacuumed = _FIRST_RANGE_BLOCKS, block
         name = (leaf["schema"], leaf["name"])
         said = time.monotonic()

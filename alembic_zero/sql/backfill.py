@@ -148,6 +148,14 @@ def render_remaining(flight: Flight, condition: str) -> str:
     return f"SELECT EXISTS (SELECT FROM {ident(flight.schema, flight.name)} AS t WHERE {condition})"
 
 
+def render_left(leaf: tuple[str, str], condition: str) -> str:
+    """Return the query for the blocks of one leaf table that still hold rows of a condition, some of them at once."""
+    block = "(t.ctid::text::point)[0]::bigint"
+    return (
+        f"SELECT {block}, count(*) FROM ONLY {ident(*leaf)} AS t WHERE {condition}\n GROUP BY 1 ORDER BY 1 LIMIT 1000"
+    )
+
+
 def render_vacuum(leaf: tuple[str, str]) -> str:
     """Return the VACUUM between ranges, so that the table does not double."""
     return f"VACUUM (INDEX_CLEANUP OFF, TRUNCATE OFF, SKIP_LOCKED) {ident(*leaf)}"
