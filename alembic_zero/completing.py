@@ -63,6 +63,13 @@ class Completion:
             workplace.journal.end_earlier(executor.work, target.id)
         workplace.report(f"completed revision {target.revision}")
 
+    def preview(self) -> Plan | None:
+        """Return the plan of a contract, None if nothing is in flight; changes nothing."""
+        target = self._target()
+        if target is None:
+            return None
+        return target.finish or self._plan(self._workplace.executor(), target)
+
     def _target(self) -> Migration | None:
         unfinished = self._state.unfinished
         if unfinished is not None and unfinished.state != "contracting":

@@ -20,11 +20,14 @@ class Settings:
 
     :param schemas: schemas with tables of the project, beside the default one and the metadata's.
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
+
+    *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
     """
 
     def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0) -> None:
         self.schemas = tuple(schemas)
         self.lock_budget_s = lock_budget_s
+        self.direct = False
 
 
 def configure(

@@ -221,7 +221,12 @@ class Road:
     def _decide(self, kw: dict[str, Any]) -> bool:
         """Do what comes before publishing; return whether the originals' work is done with that."""
         if not self._heads and not self._state.migrations:
+            self._workplace.settings.direct = True
             self._published = self._publish_direct
+            return False
+        if self._workplace.connection.get_isolation_level() == "AUTOCOMMIT":
+            # Our operations refuse by themselves; without any, the database is plain Alembic's business.
+            self._check_not_adopted()
             return False
         items = self._record(kw)
         if items is None:
@@ -236,6 +241,15 @@ class Road:
             )
         self._expand(items)
         return True
+
+    def _check_not_adopted(self) -> None:
+        if self._state.migrations:
+            raise RefusedError(
+                "env.py's connection is in autocommit mode, in which a version cannot be published together with "
+                "alembic_version; nothing was changed",
+                code="ZD112",
+                revision=self._target,
+            )
 
     def _record(self, kw: dict[str, Any]) -> list[Item] | None:
         """Return what the revisions ask for; None where the database is plain Alembic's business."""
@@ -406,7 +420,7 @@ def zd_plan(
     with workplace.closing():
         state = workplace.read_state()
         if not steps:
-            reporting.print_lines(context, ["nothing to do"])
+            _plan_contract(workplace, state, version_name(heads))
             return
         if not heads and not state.migrations:
             reporting.print_lines(context, ["from base: the direct road, plain DDL, nothing in flight"])
@@ -419,6 +433,15 @@ def zd_plan(
         target = version_name(steps[-1].to_revisions)
         expansion = _plan_only(workplace, state, recorder.items, target)
         reporting.print_plan(workplace, expansion, target)
+
+
+def _plan_contract(workplace: Workplace, state: State, current: str) -> None:
+    """Print what zd-complete would run, nothing being left to upgrade."""
+    plan = Completion(workplace, state, None, current, force=True).preview()
+    if plan is None:
+        reporting.print_lines(workplace.context, ["nothing to do"])
+    else:
+        reporting.print_steps(workplace.context, f"zd-complete up to {state.in_flight[-1].revision}", plan)
 
 
 def _plan_only(workplace: Workplace, state: State, items: Sequence[Item], target: str) -> Expansion:

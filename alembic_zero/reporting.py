@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.execute.planner import Expansion
     from alembic_zero.lens.lens import Flight
-    from alembic_zero.plan.step import Step
+    from alembic_zero.plan.step import Plan, Step
     from alembic_zero.workplace import Workplace
 
 _SHOWN_ROWS = 10
@@ -146,12 +146,17 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
 
 def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:
     """Print the steps of an expansion and how it would be published."""
-    lines = [f"-- upgrade to {target}"]
-    for number, step in enumerate(expansion.plan.steps, 1):
-        lines += _step_lines(number, step)
+    print_steps(workplace.context, f"upgrade to {target}", expansion.plan)
     schemas = ", ".join(workplace.schemas(workplace.read_state(), expansion.schemas))
-    lines.append(f"-- then, in Alembic's own transaction: views of {target} for {schemas}")
-    print_lines(workplace.context, lines)
+    print_lines(workplace.context, [f"-- then, in Alembic's own transaction: views of {target} for {schemas}"])
+
+
+def print_steps(context: MigrationContext, title: str, plan: Plan) -> None:
+    """Print the steps of one phase with their statements."""
+    lines = [f"-- {title}"]
+    for number, step in enumerate(plan.steps, 1):
+        lines += _step_lines(number, step)
+    print_lines(context, [*lines, ""])
 
 
 def _step_lines(number: int, step: Step) -> list[str]:

@@ -71,7 +71,7 @@ def run(server: Server, options: Options) -> None:
             for project in (zero, plain):
                 _write(project, revisions)
                 upgrade(project)  # compiles the revision files, once
-            found = interleave(lambda: upgrade(zero), lambda: upgrade(plain), options.times(9))  # noqa: B023
+            found = interleave(lambda: upgrade(zero), lambda: upgrade(plain), options.times(9))
         how = "one transaction each" if extra else "one transaction"
         ratio = found.ratio
         say(f"{how:22} zd_ {found.measured.show(' s')}   plain {found.yardstick.show(' s')}")

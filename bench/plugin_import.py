@@ -21,9 +21,7 @@ _SCRIPT = "import time\n_started = time.process_time()\nimport {module}\nprint(t
 
 def _import_ms(module: str, *, hide: bool) -> float:
     script = STUB.format(hide=hide) + _SCRIPT.format(module=module)
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     return float(done.stdout) * 1000
 
 

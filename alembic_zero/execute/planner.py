@@ -250,7 +250,7 @@ class Planner:
                     steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
         for flight in flights.values():
-            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}")
+            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}", self._fired(facts[flight.oid]))
         steps += [s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))]
         schemas = {f.schema for f in flights.values()} | {
             i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
@@ -263,6 +263,11 @@ class Planner:
             self._generation,
             tuple(sorted(schemas)),
         )
+
+    def _fired(self, facts: TableFacts) -> list[str]:
+        if self.server.may_set_replication_role:
+            return []
+        return [t.name for t in facts.triggers if t.on_update]
 
     def _hoist(self, items: Sequence[Item], positions: Sequence[int], hoisted: set[int]) -> list[Step]:
         """Return the steps of types, functions and tables that a table's later operations may need.
@@ -284,7 +289,10 @@ class Planner:
             return Step(name, Kind.INDEX, item.describe(), (operation.text,), index=index, inverse=operation.inverse,
                         lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")  # fmt: skip
         kind = Kind.AUTOCOMMIT if operation.autocommit else Kind.TRANSACTION
-        return Step(name, kind, item.describe(), (operation.text,), inverse=operation.inverse)
+        known = operation.kind in ("create_table", "comment")
+        cost = "metadata only" if known else "cost unknown"
+        return Step(name, kind, item.describe(), (operation.text,), inverse=operation.inverse,
+                    lock_mode="locks as the statement takes", cost=cost)  # fmt: skip
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
 
 if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+
     from alembic_zero.operations.base import ZdOperation
 
 OPERATION_CLASSES: tuple[type[ZdOperation], ...] = (
@@ -35,7 +37,9 @@ def run_operation(operations: Operations, operation: ZdOperation) -> Any:
     :return: what Alembic's own directive returns: a table for ``zd_create_table``, else None.
     :raises RefusedError: code ZD102, env.py did not call ``alembic_zero.configure``.
     """
-    check_configured(operations.migration_context.opts, operation.describe())
+    context = operations.migration_context
+    check_configured(context.opts, operation.describe())
+    check_direct(context, operation.describe())
     # Imported here because this module is imported during "import alembic", which it must not slow down.
     from alembic_zero.operations.direct import run_directly
 
@@ -52,6 +56,26 @@ def check_configured(options: dict[str, Any], what: str) -> None:
             f"{what}: env.py does not call alembic_zero.configure(context, ...) in place of "
             "context.configure(...); nothing was changed",
             code="ZD102",
+        )
+
+
+def check_direct(context: MigrationContext, what: str) -> None:
+    """Refuse plain DDL for one of our operations on a database that may have clients.
+
+    :raises RefusedError: code ZD112, the run does not start from base.
+    """
+    if context.as_sql:
+        if context.get_current_heads():
+            raise RefusedError(
+                f"{what}: without a database there is no catalog to plan from; --sql works from base only; "
+                "nothing was written for this revision",
+                code="ZD113",
+            )
+    elif not context.opts["alembic_zero"].direct:
+        raise RefusedError(
+            f"{what}: env.py's connection is in autocommit mode, in which a version cannot be published together "
+            "with alembic_version; nothing was changed by this operation",
+            code="ZD112",
         )
 
 

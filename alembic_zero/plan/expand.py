@@ -11,6 +11,8 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
     from alembic_zero.lens.lens import Cell, Flight
 
@@ -104,8 +106,11 @@ def _copied_grants(flight: Flight, facts: TableFacts, table: str, column: Column
     return [ddl.grant_on_column(table, str(cell.physical), g) for g in grants]
 
 
-def plan_rows(flight: Flight, source: str) -> list[Step]:
-    """Return what follows once every table has its columns: backfill, indexes, foreign keys, validation."""
+def plan_rows(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
+    """Return what follows once every table has its columns: backfill, indexes, foreign keys, validation.
+
+    :param fired: users' triggers that the backfill fires.
+    """
     level = flight.levels[-1]
     table = ident(flight.schema, flight.name)
     label = f"{flight.schema}.{flight.name}"
@@ -113,7 +118,7 @@ def plan_rows(flight: Flight, source: str) -> list[Step]:
     if level.ups:
         steps.append(
             Step(f"backfill {label}", Kind.BACKFILL, source, table=flight.oid, lock_mode=LockMode.ROW_EXCLUSIVE,
-                 cost="scans and updates every row")
+                 cost="scans and updates every row" + (f", fires {', '.join(fired)}" if fired else ""))
         )  # fmt: skip
     for index in level.indexes:
         text = ddl.create_index_concurrently(

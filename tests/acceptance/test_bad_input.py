@@ -18,12 +18,12 @@ from tests.support.harness import (
 from tests.support.project import AlembicProject
 
 SETUP = """
-    CREATE TABLE t (id integer PRIMARY KEY, n integer, k text NOT NULL);
+    CREATE TABLE t (id integer PRIMARY KEY, n integer, k text NOT NULL, w integer);
     CREATE INDEX t_n ON t (n);
     CREATE TABLE u (id integer PRIMARY KEY);
     CREATE TABLE child (id integer PRIMARY KEY, u_id integer REFERENCES u);
     CREATE SEQUENCE counter;
-    CREATE VIEW v AS SELECT id, n FROM t;
+    CREATE VIEW v AS SELECT id, w FROM t;
     INSERT INTO t VALUES (1, 10, 'x'), (2, NULL, 'y');
 """
 
@@ -86,9 +86,10 @@ BAD = {
     "rename_table_to_sequence": ('op.zd_rename_table("t", "counter")', ["zd_rename_table", "counter"]),
     "on_a_view": ('op.zd_add_column("v", sa.Column("c", sa.Text))', ["zd_add_column", "v"]),
     "on_a_sequence": ('op.zd_rename_table("counter", "c")', ["zd_rename_table", "counter"]),
-    "view_depends_on_column": (
-        'op.zd_drop_column("t", "n")',
-        ["zd_drop_column", "'n'", "view v"],
+    "view_on_dropped_column": ('op.zd_drop_column("t", "w")', ["zd_drop_column", "'w'", "view v"]),
+    "view_on_altered_column": (
+        'op.zd_alter_column("t", "w", type_=sa.BigInteger, down="w::integer")',
+        ["zd_alter_column", "'w'", "view v"],
     ),
     "referenced_table_dropped": ('op.zd_drop_table("u")', ["zd_drop_table", "child"]),
     "unknown_type": (
@@ -238,7 +239,7 @@ def test_upgrade__rows_do_not_fit__fails_by_key_and_can_be_taken_back(database, 
     flight.run("downgrade", BEFORE)
     assert_same(flight.dump(), flight.original, "taken back")
     assert_nothing_left(database)
-    assert database.fetch("SELECT * FROM t ORDER BY id") == [(1, 11, "x"), (2, None, "y"), (3, 30, "z")]
+    assert database.fetch("SELECT * FROM t ORDER BY id") == [(1, 11, "x", None), (2, None, "y", None), (3, 30, "z", None)]
 
 
 def test_upgrade__rows_do_not_fit_but_are_repaired__goes_on(database, tmp_path):

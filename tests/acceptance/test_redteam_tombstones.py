@@ -1,0 +1,380 @@
+"""REDTEAM B2, B15, E3 and section C: several versions, the moment of publishing, locks, tombstones."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, event
+
+from alembic_zero import version_schema
+from tests.acceptance.test_redteam import USERS, fly, in_threads
+from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Session, assert_same
+
+FULL_NAME = 'op.zd_add_column("users", sa.Column("shout", sa.Text), up="upper(name)")'
+SHOUTS = "SELECT id, shout FROM users ORDER BY id"
+
+
+# -- B2 -----------------------------------------------------------------------------------------------
+
+
+def test_b02_second_lens_on_the_same_table__every_row_is_derived_again(database, tmp_path):
+    """Rows that one revision has synchronised are still to do for the next one."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME)
+    flight.project.revision("r3", AFTER, """
+        op.zd_add_column("users", sa.Column("size", sa.Integer), up="length(shout)")
+        op.zd_alter_column("users", "email", nullable=False, up="coalesce(email, '?')")
+    """)  # fmt: skip
+    with flight.client(AFTER) as second:
+        second.connection.execute("INSERT INTO users (name, shout) VALUES ('Zoe', 'ZOE!')")
+        flight.run("upgrade", "r3")
+        with flight.client(BEFORE) as first, flight.client("r3") as third:
+            query = "SELECT shout, size, email FROM users ORDER BY id"
+            rows = [("ADA LOVELACE", 12, "ada"), ("ALAN TURING", 11, "alan"), ("ZOE!", 4, "?")]
+            assert third.fetch(query) == rows
+            first.connection.execute("INSERT INTO users (name) VALUES ('Grace')")
+            second.connection.execute("INSERT INTO users (name, shout, email) VALUES ('Mary', 'MARY!!', 'm')")
+            third.connection.execute("INSERT INTO users (name, shout, size, email) VALUES ('Bob', 'B', 99, 'b')")
+            rows += [("GRACE", 5, "?"), ("MARY!!", 6, "m"), ("B", 99, "b")]
+            assert third.fetch(query) == rows
+            first.connection.execute("UPDATE users SET name = 'Al' WHERE id = 2")
+            rows[1] = ("AL", 2, "alan")
+            assert third.fetch(query) == rows
+        flight.run("zd-complete", AFTER)
+        with flight.client("r3") as third:
+            second.connection.execute("UPDATE users SET shout = 'ADA' WHERE id = 1")
+            rows[0] = ("ADA", 3, "ada")
+            assert third.fetch(query) == rows
+    flight.run("zd-complete")
+    assert database.fetch("SELECT shout, size, email FROM users ORDER BY id") == rows
+    assert database.fetch(LEFTOVERS) == []
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["alone", "above_another"])
+def test_b02_generation_is_not_reused__rolled_back_and_again__derived_anew(database, tmp_path, below):
+    """After a rollback the same revision, edited, starts with every row to do."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME if below else "", run=False)
+    start, end = (AFTER, "r3") if below else (BEFORE, AFTER)
+    if below:
+        flight.run("upgrade", AFTER)
+    draft = 'op.zd_add_column("users", sa.Column("n", sa.Integer), up="{}")'
+    generations = []
+    for number in range(3):
+        flight.project.revision(end, start, draft.format(f"length(name) + {number}"))
+        flight.run("upgrade", end)
+        assert database.fetch("SELECT n FROM users ORDER BY id") == [(12 + number,), (11 + number,)]
+        generations += database.fetch("SELECT DISTINCT _zd_v FROM users")
+        if number < 2:
+            flight.run("downgrade", start)
+    assert generations == sorted(set(generations))
+
+
+# -- B15 ----------------------------------------------------------------------------------------------
+
+CHAIN = {
+    "r2": FULL_NAME,
+    "r3": 'op.zd_alter_column("users", "shout", new_column_name="cry")',
+    "r4": 'op.zd_add_column("users", sa.Column("size", sa.Integer), up="length(cry)")',
+}
+
+
+def _chain(database, tmp_path):
+    flight = fly(database, tmp_path, USERS + "INSERT INTO users SELECT i, 'x' FROM generate_series(3, 500) i;", "", run=False)
+    for (revision, body), down in zip(CHAIN.items(), ("r1", "r2", "r3"), strict=True):
+        flight.project.revision(revision, down, body)
+    return flight
+
+
+def _live(database):
+    comments = "obj_description(oid, 'pg_namespace') LIKE 'alembic_zero: version%'"
+    return [row[0] for row in database.fetch(f"SELECT nspname FROM pg_namespace WHERE {comments} ORDER BY 1")]
+
+
+def test_b15_chain_of_three__version_moves_at_publish_only(database, tmp_path):
+    """While three pending revisions expand, alembic_version names the start; then, at once, the end."""
+    flight = _chain(database, tmp_path)
+    seen = set()
+
+    def watch(stop):
+        with database.connect() as connection:
+            while not stop.is_set():
+                query = (
+                    "SELECT string_agg(version_num, ','), (SELECT string_agg(nspname, ',' ORDER BY nspname)"
+                    " FROM pg_namespace WHERE nspname LIKE 'zd\\_%') FROM alembic_version"
+                )
+                seen.add(connection.execute(query).fetchone())
+
+    with in_threads(watch):
+        flight.run("upgrade", "head")
+        time.sleep(0.05)
+    assert seen == {("r1", "zd_r1"), ("r4", "zd_r1,zd_r4")}
+    with flight.client("r4") as client:
+        assert client.fetch("SELECT cry, size FROM users WHERE id = 1") == [("ADA LOVELACE", 12)]
+    flight.run("zd-complete")
+    assert database.fetch(LEFTOVERS) == []
+
+
+def test_b15_killed_before_publish__version_stays_and_the_next_run_goes_on(database, tmp_path):
+    """kill -9 during the backfill of a chain: alembic_version is at the start, nothing is published."""
+    flight = _chain(database, tmp_path)
+    original = flight.dump()
+    with database.connect(autocommit=False) as holder:
+        holder.execute("SELECT FROM users WHERE id = 77 FOR UPDATE")
+        process = flight.project.start("upgrade", "head")
+        deadline = time.monotonic() + 30
+        marked = "SELECT FROM pg_attribute WHERE attrelid = 'users'::regclass AND attname = '_zd_v'"
+        while not database.fetch(marked):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        assert database.fetch("SELECT version_num FROM alembic_version") == [("r1",)]
+        assert _live(database) == ["zd_r1"]
+        with flight.client(BEFORE) as client:
+            client.connection.execute("INSERT INTO users (id, name) VALUES (1000, 'during')")
+        holder.rollback()
+    flight.run("upgrade", "head")
+    assert database.fetch("SELECT version_num FROM alembic_version") == [("r4",)]
+    assert _live(database) == ["zd_r1", "zd_r4"]
+    with flight.client("r4") as client:
+        assert client.fetch("SELECT count(*) FROM users WHERE size <> length(name) OR cry IS NULL") == [(0,)]
+        assert client.fetch("SELECT cry, size FROM users WHERE id = 1000") == [("DURING", 6)]
+    flight.run("downgrade", BEFORE)
+    assert_same(flight.dump(), original, "rollback after a killed expand")
+
+
+def test_b15_publish_fails__neither_views_nor_version_are_there(database, tmp_path):
+    """Views, rights and the version are one transaction: if its last statement fails, none of it happened."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME, run=False)
+    database.execute("""
+        CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$;
+        CREATE TRIGGER no BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION no();
+    """)
+    with pytest.raises(Exception, match="not today"):
+        flight.run("upgrade", AFTER)
+    assert _live(database) == ["zd_r1"]
+    assert database.fetch("SELECT version_num FROM alembic_version") == [("r1",)]
+    database.execute("DROP TRIGGER no ON alembic_version; DROP FUNCTION no()")
+    flight.run("upgrade", AFTER)
+    assert _live(database) == ["zd_r1", "zd_r2"]
+    assert database.fetch("SELECT version_num FROM alembic_version") == [("r2",)]
+
+
+def test_b15_stamp_in_flight__refused(database, tmp_path):
+    """alembic stamp would tear alembic_version from the tables."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME)
+    refused = flight.project.run_in_process("stamp", BEFORE, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert "zd-complete" in refused.stderr + refused.stdout
+    assert database.fetch("SELECT version_num FROM alembic_version") == [(AFTER,)]
+
+
+# -- E3 -----------------------------------------------------------------------------------------------
+
+
+def _statements_of(flight, *command):
+    """Run a command; return the statements that it sent."""
+    sent = []
+
+    def listen(_connection, _cursor, statement, *_rest):
+        sent.append(" ".join(statement.split()))
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        flight.run(*command)
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    return sent
+
+
+@pytest.mark.parametrize("command", [("zd-complete",), ("downgrade", BEFORE)], ids=["contract", "rollback"])
+def test_e03_strong_locks__views_of_both_versions_before_the_table(database, tmp_path, command):
+    """Clients lock a view, then its table; a step that also locks views must do the same."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME)
+    sent = _statements_of(flight, *command)
+    strong = [s for s in sent if s.startswith("LOCK TABLE") and "ACCESS EXCLUSIVE" in s]
+    assert strong
+    base = next(n for n, s in enumerate(strong) if "public" in s.split(" IN ")[0] or s.startswith("LOCK TABLE users "))
+    for schema in ("zd_r1", "zd_r2"):
+        assert any(schema in s for s in strong[:base]), f"{schema} is not locked before the table: {strong}"
+    first_drop = next(n for n, s in enumerate(sent) if s.startswith("DROP VIEW"))
+    assert max(n for n, s in enumerate(sent[:first_drop]) if s in strong) < first_drop
+
+
+def test_e03_contract_under_steady_load_of_new_clients__gets_its_locks(database, tmp_path):
+    """Clients of the new version that queue for the table do not starve the contract, and none of them fails."""
+    flight = fly(database, tmp_path, USERS, FULL_NAME)
+    worst = []
+
+    def client(stop):
+        with flight.client(AFTER) as session:
+            while not stop.is_set():
+                started = time.monotonic()
+                with session.connection.transaction():
+                    session.connection.execute("SELECT shout FROM users WHERE id = 1")
+                    session.connection.execute("INSERT INTO users (name) VALUES ('x')")
+                    time.sleep(0.004)
+                worst.append(time.monotonic() - started)
+
+    with in_threads(*[client] * 6):
+        time.sleep(0.1)
+        started = time.monotonic()
+        flight.run("zd-complete")
+        taken = time.monotonic() - started
+    assert taken < 15
+    assert max(worst) < 1
+    assert len(worst) > 20
+
+
+# -- C ------------------------------------------------------------------------------------------------
+
+ITEMS = """
+    CREATE TYPE mood AS ENUM ('good', 'bad');
+    CREATE TABLE items (id integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, code text COLLATE "C", name varchar(20) NOT NULL,
+        price numeric(8, 2) DEFAULT 1, mood mood, data json, deleted boolean NOT NULL DEFAULT false, a int, b int);
+    CREATE UNIQUE INDEX items_code ON items (code);
+    CREATE UNIQUE INDEX items_ba ON items (b, a);
+    CREATE UNIQUE INDEX items_a ON items (a) INCLUDE (name);
+    CREATE UNIQUE INDEX items_lower ON items (lower(name));
+    CREATE UNIQUE INDEX items_live ON items (name) WHERE NOT deleted;
+    CREATE TABLE other (id integer PRIMARY KEY, note text);
+"""
+STATEMENTS = {
+    "select": "SELECT * FROM {t}",
+    "count": "SELECT count(*) FROM {t}",
+    "exists": "SELECT EXISTS (SELECT FROM {t})",
+    "limit": "SELECT id FROM {t} WHERE id = 1 LIMIT 1",
+    "subquery": "SELECT (SELECT max(id) FROM {t})",
+    "join": "SELECT o.id FROM {t} JOIN {t} AS o USING (id)",
+    "for_update": "SELECT id FROM {t} WHERE id = 1 FOR UPDATE",
+    "skip_locked": "SELECT id FROM {t} FOR NO KEY UPDATE SKIP LOCKED",
+    "insert": "INSERT INTO {t} (id) VALUES (1)",
+    "insert_select": "INSERT INTO {t} (id) SELECT 1 WHERE false",
+    "insert_returning": "INSERT INTO {t} (id) VALUES (1) RETURNING id",
+    "default_values": "INSERT INTO {t} DEFAULT VALUES",
+    "do_nothing": "INSERT INTO {t} (id) VALUES (1) ON CONFLICT DO NOTHING",
+    "upsert": "INSERT INTO {t} (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET id = excluded.id",
+    "upsert_nothing": "INSERT INTO {t} (id) VALUES (1) ON CONFLICT (id) DO NOTHING RETURNING id",
+    "update": "UPDATE {t} SET id = 1",
+    "update_nothing": "UPDATE {t} SET id = 1 WHERE id = -1",
+    "update_false": "UPDATE {t} SET id = 1 WHERE false",
+    "delete": "DELETE FROM {t}",
+    "delete_nothing": "DELETE FROM {t} WHERE id = -1 RETURNING id",
+    "writable_cte": "WITH gone AS (DELETE FROM {t} RETURNING id) SELECT count(*) FROM gone",
+    "prepared": "PREPARE p AS SELECT * FROM {t}; EXECUTE p",
+    "cursor": "DECLARE c CURSOR WITH HOLD FOR SELECT * FROM {t}",
+}
+UPSERTS = {
+    "collated": "INSERT INTO items (code) VALUES ('x') ON CONFLICT (code) DO UPDATE SET name = 'x'",
+    "two_columns": "INSERT INTO items (a, b) VALUES (1, 2) ON CONFLICT (a, b) DO NOTHING",
+    "include": "INSERT INTO items (a) VALUES (1) ON CONFLICT (a) DO UPDATE SET b = 2",
+    "expression": "INSERT INTO items (name) VALUES ('x') ON CONFLICT (lower(name)) DO UPDATE SET b = 2",
+    "partial": "INSERT INTO items (name) VALUES ('x') ON CONFLICT (name) WHERE NOT deleted DO NOTHING",
+}
+# The table is in flight in one direction, "other" never is: both kinds of view must become tombstones.
+RENAME = 'op.zd_alter_column("items", "price", type_=sa.Numeric(10, 3))'
+
+
+def _tombstones(database, tmp_path, command):
+    flight = fly(database, tmp_path, ITEMS, RENAME)
+    early = flight.client(BEFORE if command == "zd-complete" else AFTER)
+    early.connection.prepare_threshold = 0
+    return flight, early
+
+
+def _assert_buried(session, statement, wanted):
+    try:
+        session.connection.execute(statement.encode())
+    except psycopg.Error as error:
+        assert error.sqlstate == "55000", f"{statement}: {error.sqlstate} {error}"
+        assert f"revision {wanted}" in str(error), str(error)
+    else:
+        raise AssertionError(f"{statement} still works; a tombstone should raise")
+
+
+@pytest.mark.parametrize("command", ["zd-complete", "downgrade"])
+def test_c_tombstone__every_kind_of_statement__names_the_revision_to_use(database, tmp_path, command):
+    """Over an empty table, too, each statement raises and says which revision to deploy."""
+    flight, early = _tombstones(database, tmp_path, command)
+    wanted = AFTER if command == "zd-complete" else BEFORE
+    with early:
+        flight.run(*((command,) if command == "zd-complete" else (command, BEFORE)))
+        failures = []
+        for table in ("items", "other", f"{version_schema(BEFORE if wanted == AFTER else AFTER)}.items"):
+            for statement in STATEMENTS.values():
+                try:
+                    for part in statement.format(t=table).split("; ")[-2:]:
+                        if not part.startswith("PREPARE"):
+                            _assert_buried(early, part if "EXECUTE" not in part else f"SELECT * FROM {table}", wanted)
+                except AssertionError as error:
+                    failures.append(str(error))
+        assert failures == []
+
+
+@pytest.mark.parametrize("command", ["zd-complete", "downgrade"])
+@pytest.mark.parametrize("kind", UPSERTS)
+def test_c_tombstone__on_conflict_over_any_unique_index__names_the_revision(database, tmp_path, command, kind):
+    """ON CONFLICT needs a matching index before anything runs: the empty table has them all."""
+    flight, early = _tombstones(database, tmp_path, command)
+    with early:
+        flight.run(*((command,) if command == "zd-complete" else (command, BEFORE)))
+        _assert_buried(early, UPSERTS[kind], AFTER if command == "zd-complete" else BEFORE)
+
+
+def test_c_tombstone__statements_prepared_before__name_the_revision(database, tmp_path):
+    """A prepared statement whose plan is from before meets the tombstone, not a changed result type."""
+    flight, early = _tombstones(database, tmp_path, "zd-complete")
+    statements = [
+        "SELECT * FROM items", "SELECT * FROM other", "UPDATE items SET b = 1 WHERE id = 1 RETURNING *",
+        "INSERT INTO items (name) VALUES ('x') ON CONFLICT DO NOTHING RETURNING *", "DELETE FROM items RETURNING *",
+        "INSERT INTO other VALUES (1) RETURNING *",
+    ]  # fmt: skip
+    with early:
+        for statement in statements:
+            early.connection.execute(statement)
+        flight.run("zd-complete")
+        failures = []
+        for statement in statements:
+            try:
+                _assert_buried(early, statement, AFTER)
+            except AssertionError as error:
+                failures.append(str(error))
+        assert failures == []
+
+
+def test_c_tombstone__public_behind_it_on_the_path__is_not_reached(database, tmp_path):
+    """An old client with public behind its version does not fall through to the tables."""
+    flight = fly(database, tmp_path, ITEMS, RENAME)
+    with Session(database, BEFORE, "public") as early:
+        early.connection.execute("INSERT INTO items (name) VALUES ('before')")
+        flight.run("zd-complete")
+        _assert_buried(early, "INSERT INTO items (name) VALUES ('after')", AFTER)
+        _assert_buried(early, "SELECT * FROM other", AFTER)
+    assert database.fetch("SELECT name FROM items") == [("before",)]
+
+
+def test_c_tombstone__zd_prune__removes_it_and_leaves_the_tables(database, tmp_path):
+    """After zd-prune nothing is left of the old version, and nothing else is gone."""
+    flight = fly(database, tmp_path, ITEMS, RENAME)
+    flight.run("zd-complete")
+    before = flight.dump()
+    flight.run("zd-prune")
+    assert database.fetch("SELECT FROM pg_namespace WHERE nspname = 'zd_r1'") == []
+    assert database.fetch("SELECT relname FROM pg_class WHERE relname LIKE 'tomb%'") == []
+    assert database.fetch("SELECT proname FROM pg_proc WHERE proname LIKE 'tomb%'") == []
+    assert_same(flight.dump(), before, "zd-prune changed the tables")
+    with flight.client(AFTER) as client:
+        client.connection.execute("INSERT INTO items (name) VALUES ('x')")
+    flight.run("zd-prune")
+
+
+def test_c_tombstone__type_of_a_buried_column__can_be_dropped_once_pruned(database, tmp_path):
+    """A tombstone keeps no user's type alive for longer than it stands."""
+    flight = fly(database, tmp_path, ITEMS, 'op.zd_drop_column("items", "mood")')
+    flight.run("zd-complete")
+    flight.run("zd-prune")
+    database.execute("DROP TYPE mood")
