@@ -700,6 +700,8 @@ class TableMachine(RuleBasedStateMachine):
         def swapped() -> None:
             self.model.complete(version)
             del self.revisions[:version]
+            if not self.model.levels:
+                self._take_order_over()
 
         with self._writing(picker, range(version, len(self.revisions)), swapped=swapped):
             self._alembic("zd-complete", self.revisions[version])
@@ -734,7 +736,7 @@ class TableMachine(RuleBasedStateMachine):
             if clients and not rarely(inside, 3):
                 self._write(inside, pick(inside, clients))
                 if level is not None:
-                    self._repair(self.model.misfits(level))
+                    self._repair(sorted({*self.model.misfits(level), *self.model.quarantined}))
 
         def run_and_write(executor: Executor, migration: Any, phase: str, position: int, step: Any) -> None:
             write()
@@ -780,6 +782,14 @@ class TableMachine(RuleBasedStateMachine):
                 assert [c.name for c in cursor.description] == [c.name for c in shape]
                 found = {row[0]: row for row in cursor}
                 _check_equal(source, shape, self.model.view(version), found)
+
+    def _take_order_over(self) -> None:
+        """Columns come in the order of the table, and that is an open one, once nothing is in flight."""
+        rows = self.database.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'public.t'::regclass AND attnum > 0 ORDER BY attnum"
+        )
+        order = [name for (name,) in rows]
+        self.model.base = tuple(sorted(self.model.base, key=lambda column: order.index(column.name)))
 
     def check_catalog(self) -> None:
         """Compare the table's columns with the model's; with nothing in flight, nothing else may be there."""
