@@ -9,7 +9,7 @@ from alembic_zero.catalog.reader import read_facts, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.names import MARKER, client_suffix, version_schema
-from alembic_zero.operations.errors import RefusedError
+from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_remaining
@@ -17,6 +17,8 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import quarantined_condition, todo_condition
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from alembic_zero.execute.executor import Executor
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.lens.lens import Flight
@@ -57,11 +59,27 @@ class Completion:
             workplace.report(f"going on with the contract up to revision {target.revision!r}")
         else:
             plan = self._begin(executor, target)
-        executor.run(target, plan, f"alembic zd-complete {target.revision}")
+        try:
+            executor.run(target, plan, f"alembic zd-complete {target.revision}")
+        except MigrationError:
+            self._abandon(executor, target, plan)
+            raise
         with executor.work.begin():
             workplace.journal.set_state(executor.work, target.id, "current", ["contracting"])
             workplace.journal.end_earlier(executor.work, target.id)
         workplace.report(f"completed revision {target.revision}")
+
+    def _abandon(self, executor: Executor, target: Migration, plan: Plan) -> None:
+        """Go back to being in flight, as long as no table has been swapped over."""
+        with executor.work.begin():
+            rows = self._workplace.journal.read_steps(executor.work, target.id)
+        if is_forward_only(plan, rows):
+            return
+        inverse = [text for step in plan.steps for text in step.inverse if not step.forward_only]
+        executor.run_alone("abandon the contract", inverse)
+        with executor.work.begin():
+            self._workplace.journal.set_state(executor.work, target.id, "live", ["contracting"])
+        self._workplace.report(f"revision {target.revision} stays in flight: no table had been swapped over")
 
     def preview(self) -> Plan | None:
         """Return the plan of a contract, None if nothing is in flight; changes nothing."""
@@ -185,11 +203,11 @@ class Completion:
             if not any(level.dropped for level in flight.levels[: flight.level_of(target.id)]):
                 steps += plan_validation(flight, flight.level_of(target.id), source)
         if tombs:
-            steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs)))
+            steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
         steps += [swap.plan(source) for swap in _children_first(swaps)]
         steps += self._custom(target, source)
         if buried:
-            steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried)))
+            steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried), forward_only=True))
         return Plan("contract", tuple(steps))
 
     def _swap(
@@ -219,8 +237,14 @@ class Completion:
             statements = Extras.from_json(migration.extras).contract
             if statements:
                 name = f"contract SQL of {migration.revision}"
-                steps.append(Step(name, Kind.TRANSACTION, source, tuple(statements), cost="unknown"))
+                steps.append(Step(name, Kind.TRANSACTION, source, tuple(statements), cost="unknown", forward_only=True))
         return steps
+
+
+def is_forward_only(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the journal's rows say that a contract can only go on."""
+    begun = {row["position"] for row in rows if row["phase"] == plan.phase and row["finished_at"]}
+    return any(step.forward_only and position in begun for position, step in enumerate(plan.steps))
 
 
 def _children_first(swaps: list[Swap]) -> list[Swap]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 from alembic_zero import reporting
 from alembic_zero.catalog.reader import read_rows
-from alembic_zero.completing import Completion
+from alembic_zero.completing import Completion, is_forward_only
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner, digest_items
 from alembic_zero.names import base_revision, version_schema
@@ -111,7 +111,7 @@ class Road:
             return
         managed = self._manage_transaction()
         for number, step in enumerate(self._steps):
-            step.migration_fn = partial(self._run_step, number)
+            step.migration_fn = self._stand_in(number, partial(self._run_step, number))
             yield step
         if managed:
             self._commit_managed()
@@ -125,7 +125,7 @@ class Road:
             return None
         unfinished = self._state.unfinished
         names = [m.from_revision for m in flying]
-        if unfinished is not None and unfinished.state == "contracting":
+        if unfinished is not None and unfinished.state == "contracting" and self._has_swapped(unfinished):
             return None
         backwards = self._command == "downgrade" or bool(self._steps)
         if not backwards or self._target not in names:
@@ -137,6 +137,11 @@ class Road:
         ended = flying[names.index(self._target) :]
         return Rollback(self._workplace, self._state, ended)
 
+    def _has_swapped(self, migration: Migration) -> bool:
+        assert migration.finish is not None  # noqa: S101 - a contract has its plan
+        rows = self._workplace.journal.read_steps(self._workplace.connection, migration.id)
+        return is_forward_only(migration.finish, rows)
+
     def _walk_back(self, rollback: Rollback) -> Iterator[Any]:
         self._workplace.take_command_lock()
         managed = self._manage_transaction()
@@ -145,10 +150,20 @@ class Road:
         if not self._steps:
             rollback.finish()
         for number, step in enumerate(self._steps):
-            step.migration_fn = self._nothing if number < len(self._steps) - 1 else rollback.finish
+            function = self._nothing if number < len(self._steps) - 1 else rollback.finish
+            step.migration_fn = self._stand_in(number, function)
             yield step
         if managed or not self._steps:
             self._commit_managed()
+
+    def _stand_in(self, number: int, function: Callable[..., None]) -> Callable[..., None]:
+        """Return *function* under the name of the revision's own, which Alembic writes to its log."""
+
+        @wraps(self._originals[number])
+        def run(**kw: Any) -> None:
+            function(**kw)
+
+        return run
 
     @staticmethod
     def _nothing(**_kw: Any) -> None:

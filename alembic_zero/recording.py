@@ -253,6 +253,12 @@ class Recorder:
             autocommit = autocommit or "CONCURRENTLY" in text.split("(", 1)[0]
             index = (schema, str(construct.element.name)) if "CONCURRENTLY" in text.split("(", 1)[0] else None
             blocking = None if autocommit else "writers wait while it is built: use postgresql_concurrently=True"
+        elif isinstance(construct, sa_schema.AddConstraint) and isinstance(construct.element, sa.UniqueConstraint):
+            kind = "add_constraint"
+            blocking = (
+                "writers wait for its index: use op.create_index(unique=True, postgresql_concurrently=True), "
+                "then op.zd_execute(contract='ALTER TABLE ... ADD CONSTRAINT ... UNIQUE USING INDEX ...')"
+            )
         elif isinstance(construct, sa_schema.DropIndex):
             kind, blocking = "drop_index", "old clients still rely on it: use op.zd_execute(contract=...)"
             schema, table = (None, None) if construct.element.table is None else (schema, table)

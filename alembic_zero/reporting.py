@@ -60,6 +60,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
     }
     if state.exists:
         rows = connection.execute(text(sql.BACKFILLS)).mappings().all()
+        flying = {level.generation for f in state.flights for level in f.levels if state.unfinished is not None}
         names = {f.oid: f"{f.schema}.{f.name}" for f in state.flights}
         status["backfills"] = [
             {
@@ -70,7 +71,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
                 "rows_per_second": round(row["updated_rows"] / max(float(row["seconds"]), 0.001)),
             }
             for row in rows
-            if row["table_oid"] in names
+            if row["generation"] in flying and row["end_block"]
         ]
     return status
 

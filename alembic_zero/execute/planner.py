@@ -11,7 +11,8 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import find_table, read_facts, read_rows, read_spec
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
-from alembic_zero.execute.trial import TRIAL_SCHEMA, TableTrial, render_plain, run_sql
+from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.trial import TableTrial, run_sql
 from alembic_zero.lens.lens import Cell, Flight
 from alembic_zero.names import MARKER
 from alembic_zero.operations.base import ZdTableOperation

@@ -55,7 +55,7 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
                 diagnostics = getattr(error.orig, "diag", None)
                 return str(getattr(diagnostics, "message_primary", None) or error.orig)
             savepoint.commit()
-            if value is False:
+            if value is False and failure:
                 return failure
     return "the row fits by now: any update of it ends the quarantine"
 
@@ -70,7 +70,7 @@ def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
     composer = Composer(flight, level.ups, call, read)
     values = {edge.target: composer.apply(edge) for edge in level.ups}
     source = f"FROM {ident(flight.schema, flight.name)} AS t WHERE t.ctid = {literal(tid)}::tid"
-    attempts = [(f"SELECT ({value}) IS NULL OR true {source}", "") for value in values.values()]
+    attempts = [(f"SELECT ({value}) IS NULL {source}", "") for value in values.values()]
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]
         attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))

@@ -11,15 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from alembic.operations import Operations
-from alembic.operations.ops import AlterColumnOp
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import schema as sa_schema
-from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_spec
-from alembic_zero.catalog.snapshot import Column, ForeignKey, TableFacts, TableSpec
+from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
@@ -36,11 +31,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.catalog.snapshot import Check, Index, Statistics
+    from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableFacts, TableSpec
     from alembic_zero.operations.base import ZdTableOperation
     from alembic_zero.plan.items import Item
 
-TRIAL_SCHEMA = "_zd_trial"
 _PROBE = "_zd_probe"
 
 
@@ -607,41 +601,3 @@ class TableTrial:
 
 def _plain_name(name: str) -> str:
     return name if name.isidentifier() and name.islower() else ident(name)
-
-
-def render_plain(operation: ZdTableOperation, options: dict[str, Any]) -> tuple[list[str], list[ForeignKey]]:
-    """Return an operation's plain DDL for the trial copy, with foreign keys apart."""
-    statements: list[str] = []
-    foreign_keys: list[ForeignKey] = []
-    context = MigrationContext(PGDialect(paramstyle="named"), None, {**options, "as_sql": True})  # type: ignore[no-untyped-call]
-
-    def capture(construct: Any, *_args: Any, **_kw: Any) -> None:
-        text = construct if isinstance(construct, str) else str(construct.compile(dialect=context.dialect)).strip()
-        element = getattr(construct, "element", None)
-        if isinstance(construct, sa_schema.AddConstraint) and isinstance(element, sa_schema.ForeignKeyConstraint):
-            foreign_keys.append(_foreign_key(operation.table_name, element, text))
-        else:
-            statements.append(text)
-
-    context.impl._exec = capture  # type: ignore[method-assign] # noqa: SLF001 - Alembic's one exit for SQL
-    operations = Operations(context)
-    for plain in operation.plain_operations():
-        plain.schema = TRIAL_SCHEMA  # type: ignore[attr-defined]
-        if isinstance(plain, AlterColumnOp) and plain.modify_type is not None:
-            plain.kw = {**plain.kw, "postgresql_using": "NULL"}
-            if plain.modify_server_default is not False:
-                table = ident(TRIAL_SCHEMA, operation.table_name)
-                statements.append(ddl.set_default(table, plain.column_name, None))
-        operations.invoke(plain)
-    return statements, foreign_keys
-
-
-def _foreign_key(table: str, constraint: Any, text: str) -> ForeignKey:
-    columns = tuple(str(name) for name in constraint.column_keys)
-    element = constraint.elements[0]
-    return ForeignKey(
-        name=str(constraint.name or internal_name(table, *columns, "fkey")),
-        columns=columns,
-        suffix=text[text.index(" REFERENCES ") + 1 :],
-        referenced=str(element.target_fullname).rpartition(".")[0],
-    )

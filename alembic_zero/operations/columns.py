@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from alembic.operations import Operations
 from alembic.operations.ops import AddColumnOp, AlterColumnOp, DropColumnOp
+from alembic.util.sqla_compat import _copy as copy_column
 from sqlalchemy import Column, Computed
 
 from alembic_zero.operations.base import (
@@ -82,8 +83,12 @@ class ZdAddColumnOp(ZdTableOperation):
         return self.describe_call(self.column_name)
 
     def plain_operation(self) -> AddColumnOp:
-        """Return the ordinary operation, without ``up`` and ``down``."""
-        return AddColumnOp(self.table_name, self.column, schema=self.schema)
+        """Return the ordinary operation, without ``up`` and ``down``.
+
+        With a column of its own each time: rendering attaches it to a table, and a copy of an
+        attached column has lost its foreign keys.
+        """
+        return AddColumnOp(self.table_name, copy_column(self.column), schema=self.schema)
 
     def reverse(self) -> ZdDropColumnOp:
         """Return the drop; what *up* computes from is still there after it, so *up* is its ``down``."""

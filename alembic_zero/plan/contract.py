@@ -81,14 +81,15 @@ def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
     if not definitions:
         return []
     label = f"{flight.schema}.{flight.name}"
-    add = [
-        t for name, text in definitions for t in (ddl.drop_constraint(table, name), ddl.add_check(table, name, text))
-    ]
+    drop = tuple(ddl.drop_constraint(table, name) for name, _ in definitions)
+    add = tuple(ddl.add_check(table, name, text) for name, text in definitions)
+    lock = table_lock(flight, LockMode.ACCESS_EXCLUSIVE)
+    validate = tuple(ddl.validate(table, name) for name, _ in definitions)
     return [
-        Step(f"constraints of {label}", Kind.TRANSACTION, source, tuple(add),
-             (table_lock(flight, LockMode.ACCESS_EXCLUSIVE),), LockMode.ACCESS_EXCLUSIVE, table=flight.oid),
-        Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(ddl.validate(table, name) for name, _ in definitions),
-             lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans", table=flight.oid),
+        Step(f"constraints of {label}", Kind.TRANSACTION, source, (*drop, *add), (lock,), LockMode.ACCESS_EXCLUSIVE,
+             table=flight.oid, inverse=drop),
+        Step(f"validate {label}", Kind.AUTOCOMMIT, source, validate, lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE,
+             cost="scans", table=flight.oid),
     ]  # fmt: skip
 
 
@@ -99,10 +100,7 @@ def _helpers(flight: Flight, level: int) -> Iterator[tuple[str, str]]:
             if not set(rule.cells) <= shown:
                 continue
             if rule.check is None:
-                yield (
-                    rule.helper_name,
-                    f"CHECK ({ident(str(flight.cell(rule.cells[0]).physical))} IS NOT NULL)",
-                )
+                yield rule.helper_name, f"CHECK ({ident(str(flight.cell(rule.cells[0]).physical))} IS NOT NULL)"
             else:
                 yield rule.helper_name, str(rule.physical_check)
 
@@ -140,6 +138,7 @@ class Swap:
             tuple(locks),
             LockMode.ACCESS_EXCLUSIVE,
             table=self.flight.oid,
+            forward_only=True,
             state="" if self.is_dropped or not after.levels else after.to_json(),
         )
 

@@ -53,8 +53,10 @@ class Step(PlainData):
     :param source: the operation that it comes from, for people.
     :param table: the table's oid, for the kinds that work on rows.
     :param index: schema and name of the index that an INDEX step builds.
-    :param flight: what the journal says of the table once this step is committed:
-     ``"forget"``, or None for no change; the new flight itself travels in *state*.
+    :param inverse: statements that take the step back.
+    :param state: the table's flight, as JSON, once this step is committed; empty if it ends, None
+     for no change.
+    :param forward_only: once it is done there is no way back.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Step(PlainData):
     index: tuple[str, str] | None = None
     inverse: tuple[str, ...] = ()
     state: str | None = None
+    forward_only: bool = False
 
     def digest(self) -> str:
         """Return a digest of what the step does."""

@@ -120,5 +120,3 @@ READ_BACKFILL = """SELECT next_block, end_block, filenode FROM alembic_zero.back
 MOVE_BACKFILL = """UPDATE alembic_zero.backfill
    SET next_block = :next_block, updated_rows = updated_rows + :rows, changed_at = clock_timestamp()
  WHERE table_oid = :oid AND generation = :generation"""
-
-DROP_BACKFILLS = "DELETE FROM alembic_zero.backfill WHERE generation = ANY (:generations)"

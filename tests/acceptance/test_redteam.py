@@ -357,9 +357,14 @@ ROW_TYPE_FUNCTIONS = {
 @pytest.mark.parametrize("kind", ROW_TYPE_FUNCTIONS)
 def test_b05_function_returns_the_row_type__refused_or_goes_on_working(database, tmp_path, kind):
     """A function that returns the table's row type either works through the flight or is named in a refusal."""
-    setup = USERS + f"CREATE FUNCTION all_users() {ROW_TYPE_FUNCTIONS[kind]};"
+    setup = USERS + f"CREATE FUNCTION all_users() {ROW_TYPE_FUNCTIONS[kind]} SET search_path = public;"
     flight = fly(database, tmp_path, setup, SPLIT, run=False)
-    assert_refused(flight, "all_users")
+    tried = flight.project.run_in_process("upgrade", AFTER, check=False)
+    if tried.returncode == 2:
+        assert "all_users" in tried.stderr + tried.stdout
+        return
+    with database.connect(user="zd_app") as client:
+        assert client.execute("SELECT name FROM all_users() ORDER BY id").fetchone() == ("Ada Lovelace",)
 
 
 def test_b05_prepared_select_star__survives_expand(database, tmp_path):

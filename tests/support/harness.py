@@ -211,7 +211,7 @@ class Flight:
 
     def dump(self) -> str:
         """Return the catalog in a form that can be compared."""
-        return normalise_statistics(self.database.normalised_dump(("public", self.case.schema)))
+        return normalise_settings(self.database.normalised_dump(("public", self.case.schema)))
 
     def everything(self) -> str:
         """Return the whole database's catalog, machinery included."""
@@ -429,15 +429,17 @@ def plain_dump(case: Case, database: Database, directory: Path) -> str:
     project.revision(AFTER, BEFORE, case.plain, prelude=case.prelude)
     project.run_in_process("stamp", BEFORE)
     project.run_in_process("upgrade", AFTER)
-    return normalise_statistics(other.normalised_dump(("public", case.schema)))
+    return normalise_settings(other.normalised_dump(("public", case.schema)))
 
 
 _STATISTICS = re.compile(r"^(CREATE STATISTICS .* ON )(.*)( FROM .*;)$", re.MULTILINE)
+_SETTINGS = re.compile(r"(^ALTER TABLE ONLY \S.* ALTER COLUMN .*;\n)+", re.MULTILINE)
 
 
-def normalise_statistics(dump: str) -> str:
-    """Return *dump* with the columns of extended statistics sorted: PostgreSQL keeps them by position."""
-    return _STATISTICS.sub(lambda m: m[1] + ", ".join(sorted(m[2].split(", "))) + m[3], dump)
+def normalise_settings(dump: str) -> str:
+    """Return *dump* with what PostgreSQL orders by column position sorted: statistics and settings."""
+    dump = _STATISTICS.sub(lambda m: m[1] + ", ".join(sorted(m[2].split(", "))) + m[3], dump)
+    return _SETTINGS.sub(lambda m: "".join(sorted(m[0].splitlines(keepends=True))), dump)
 
 
 def assert_same(found: str, expected: str, what: str) -> None:
