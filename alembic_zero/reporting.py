@@ -93,7 +93,9 @@ def _clients(workplace: Workplace, state: State) -> dict[str, int]:
 def _steps(workplace: Workplace, migration: Migration) -> list[dict[str, Any]]:
     rows = {(r["phase"], r["position"]): r for r in workplace.journal.read_steps(workplace.connection, migration.id)}
     steps = []
-    for plan in (migration.expand, migration.finish):
+    # The plan of a contract that was abandoned is kept, and no longer counts.
+    finish = migration.finish if migration.state in ("contracting", "rolling back") else None
+    for plan in (migration.expand, finish):
         for position, step in enumerate(plan.steps if plan else ()):
             row = rows.get((plan.phase, position)) if plan else None
             state = "to do" if row is None else "done" if row["finished_at"] else "begun"

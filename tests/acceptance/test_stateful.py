@@ -629,7 +629,7 @@ class TableMachine(RuleBasedStateMachine):
     def _upgrade(self, picker: Picker) -> None:
         """Write one or two revisions and upgrade; rows that do not fit are corrected, before or after."""
         self._repair(self.model.quarantined)
-        draft = Draft(self.model.shape(self.model.top), TABLE)
+        draft = Draft(self._top_shape(), TABLE)
         previous = self.revisions[-1]
         revisions = []
         for _ in range(1 + (rarely(picker, 4))):
@@ -700,8 +700,6 @@ class TableMachine(RuleBasedStateMachine):
         def swapped() -> None:
             self.model.complete(version)
             del self.revisions[:version]
-            if not self.model.levels:
-                self._take_order_over()
 
         with self._writing(picker, range(version, len(self.revisions)), swapped=swapped):
             self._alembic("zd-complete", self.revisions[version])
@@ -783,13 +781,16 @@ class TableMachine(RuleBasedStateMachine):
                 found = {row[0]: row for row in cursor}
                 _check_equal(source, shape, self.model.view(version), found)
 
-    def _take_order_over(self) -> None:
-        """Columns come in the order of the table, and that is an open one, once nothing is in flight."""
+    def _top_shape(self) -> Shape:
+        """Return the newest shape; once nothing is in flight, the table's own order counts."""
+        shape = self.model.shape(self.model.top)
+        if self.model.levels:
+            return shape
         rows = self.database.fetch(
             "SELECT attname FROM pg_attribute WHERE attrelid = 'public.t'::regclass AND attnum > 0 ORDER BY attnum"
         )
         order = [name for (name,) in rows]
-        self.model.base = tuple(sorted(self.model.base, key=lambda column: order.index(column.name)))
+        return tuple(sorted(shape, key=lambda column: order.index(column.name)))
 
     def check_catalog(self) -> None:
         """Compare the table's columns with the model's; with nothing in flight, nothing else may be there."""
