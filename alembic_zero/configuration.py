@@ -89,9 +89,9 @@ def _wrapped(original: Callable[..., Iterable[Any]]) -> Callable[..., Iterable[A
     def run(heads: Any, context: MigrationContext) -> Iterable[Any]:
         if context.as_sql or context.dialect.name != "postgresql":
             return original(heads, context)
-        from alembic_zero import driver
+        from alembic_zero import road
 
-        return driver.run_stock_command(context, tuple(heads), original)
+        return road.run_stock_command(context, tuple(heads), original)
 
     run.zd_original = original  # type: ignore[attr-defined]
     return run

@@ -1,27 +1,24 @@
-"""The roads that a command takes: direct, in flight, rollback, contract."""
+"""What the ``zd-`` commands do."""
 
 from __future__ import annotations
 
-from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 from alembic_zero import reporting
 from alembic_zero.catalog.reader import read_rows
-from alembic_zero.completing import Completion, is_forward_only
+from alembic_zero.completing import Completion
 from alembic_zero.execute.journal import Migration
-from alembic_zero.execute.planner import Planner, digest_items
+from alembic_zero.execute.planner import Planner
 from alembic_zero.names import base_revision, version_schema
-from alembic_zero.operations.base import ZdOperation
-from alembic_zero.operations.errors import MigrationError, RefusedError
+from alembic_zero.operations.errors import RefusedError
 from alembic_zero.recording import Recorder
-from alembic_zero.returning import Rollback
 from alembic_zero.sql.quoting import ident
 from alembic_zero.workplace import Workplace, version_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -29,339 +26,6 @@ if TYPE_CHECKING:
     from alembic_zero.execute.journal import State
     from alembic_zero.execute.planner import Expansion
     from alembic_zero.plan.items import Item
-
-
-def run_stock_command(
-    context: MigrationContext, heads: tuple[str, ...], original: Callable[..., Iterable[Any]]
-) -> Iterator[Any]:
-    """Stand in for the function by which a stock command chooses its steps.
-
-    :param original: Alembic's own; its name tells the command.
-    """
-    steps = list(original(heads, context))
-    command = original.__name__
-    if command == "do_stamp":
-        _check_stamp(Workplace(context))
-    if command not in ("upgrade", "downgrade"):
-        yield from steps
-        return
-    workplace = Workplace(context)
-    with workplace.closing():
-        state = workplace.read_state()
-        if state.migrations or not heads:
-            if workplace.take_command_lock() and tuple(context.get_current_heads()) != heads:
-                yield from _after_another(context, original)
-                return
-            state = workplace.read_state()
-        yield from Road(workplace, state, heads, steps, command).walk()
-
-
-def _after_another(context: MigrationContext, original: Callable[..., Iterable[Any]]) -> list[Any]:
-    """Return no steps if another command has done the work meanwhile.
-
-    :raises MigrationError: it has done something else.
-    """
-    if list(original(context.get_current_heads(), context)):
-        raise MigrationError("another command has moved the version meanwhile; run this one again", code="ZD303")
-    return []
-
-
-def _check_stamp(workplace: Workplace) -> None:
-    in_flight = workplace.read_state().in_flight
-    if in_flight:
-        raise RefusedError(
-            f"revision {in_flight[-1].revision!r} is in flight: stamping would tear alembic_version from the tables; "
-            "nothing was changed",
-            code="ZD250",
-            revision=in_flight[-1].revision,
-            next_command=f"alembic zd-complete, or alembic downgrade {in_flight[0].from_revision}",
-        )
-
-
-class Road:
-    """One run of ``alembic upgrade`` or ``alembic downgrade``."""
-
-    def __init__(
-        self, workplace: Workplace, state: State, heads: tuple[str, ...], steps: Sequence[Any], command: str
-    ) -> None:
-        self._workplace = workplace
-        self._state = state
-        self._heads = heads
-        self._steps = list(steps)
-        self._command = command
-        self._originals = [step.migration_fn for step in self._steps]
-        self._published: Callable[[], None] | None = None
-        self._in_flight = False
-        self._started = False
-        after = set(heads)
-        for step in self._steps:
-            after.difference_update(step.from_revisions_no_deps)
-            after.update(step.to_revisions_no_deps)
-        self._target = version_name(after)
-        self._current = version_name(heads)
-
-    def walk(self) -> Iterator[Any]:
-        """Yield the steps to Alembic, having done, or doing inside them, what they stand for."""
-        rollback = self._rollback()
-        if rollback is not None:
-            yield from self._walk_back(rollback)
-            return
-        self._check_unfinished()
-        if not self._steps:
-            return
-        managed = self._manage_transaction()
-        for number, step in enumerate(self._steps):
-            step.migration_fn = self._stand_in(number, partial(self._run_step, number))
-            yield step
-        if managed:
-            self._commit_managed()
-
-    # -- deciding -------------------------------------------------------------------------
-
-    def _rollback(self) -> Rollback | None:
-        """Return the rollback that this command asks for, None if it goes somewhere else."""
-        flying = self._state.in_flight
-        if not flying:
-            return None
-        unfinished = self._state.unfinished
-        names = [m.from_revision for m in flying]
-        if unfinished is not None and unfinished.state == "contracting" and self._has_swapped(unfinished):
-            return None
-        backwards = self._command == "downgrade" or bool(self._steps)
-        if not backwards or self._target not in names:
-            return None
-        if unfinished is not None and unfinished.state == "expanding" and self._target == unfinished.revision:
-            return None
-        if not self._steps and unfinished is None:
-            return None
-        ended = flying[names.index(self._target) :]
-        return Rollback(self._workplace, self._state, ended)
-
-    def _has_swapped(self, migration: Migration) -> bool:
-        assert migration.finish is not None  # noqa: S101 - a contract has its plan
-        rows = self._workplace.journal.read_steps(self._workplace.connection, migration.id)
-        return is_forward_only(migration.finish, rows)
-
-    def _walk_back(self, rollback: Rollback) -> Iterator[Any]:
-        self._workplace.take_command_lock()
-        managed = self._manage_transaction()
-        self._workplace.commit()
-        rollback.run()
-        if not self._steps:
-            rollback.finish()
-        for number, step in enumerate(self._steps):
-            function = self._nothing if number < len(self._steps) - 1 else rollback.finish
-            step.migration_fn = self._stand_in(number, function)
-            yield step
-        if managed or not self._steps:
-            self._commit_managed()
-
-    def _stand_in(self, number: int, function: Callable[..., None]) -> Callable[..., None]:
-        """Return *function* under the name of the revision's own, which Alembic writes to its log."""
-
-        @wraps(self._originals[number])
-        def run(**kw: Any) -> None:
-            function(**kw)
-
-        return run
-
-    @staticmethod
-    def _nothing(**_kw: Any) -> None:
-        """Stand in for a migration function whose work is done elsewhere."""
-
-    def _check_unfinished(self) -> None:
-        unfinished = self._state.unfinished
-        if unfinished is None:
-            self._check_drift()
-            return
-        going_on = unfinished.state == "expanding" and unfinished.revision == self._target
-        if going_on:
-            return
-        commands = {
-            "expanding": f"alembic upgrade {unfinished.revision} to go on, or alembic downgrade "
-            f"{unfinished.from_revision} to take it back",
-            "contracting": f"alembic zd-complete {unfinished.revision}",
-            "rolling back": f"alembic downgrade {unfinished.from_revision}",
-        }
-        raise RefusedError(
-            f"revision {unfinished.revision!r} is {unfinished.state} and has to be finished first; nothing was changed",
-            code="ZD251",
-            revision=unfinished.revision,
-            next_command=commands[unfinished.state],
-        )
-
-    def _check_drift(self) -> None:
-        published = self._state.published
-        if self._steps and published and published[-1].revision != self._current:
-            raise RefusedError(
-                f"alembic_version says {self._current!r}, but the newest published version is "
-                f"{published[-1].revision!r}; nothing was changed",
-                code="ZD252",
-                revision=self._current,
-                next_command="alembic zd-init" if not self._state.in_flight else "alembic zd-status",
-            )
-        names = {m.revision for m in self._state.published}
-        if self._steps and self._target in names:
-            raise RefusedError(
-                f"revision {self._target!r} is still live as an older version; nothing was changed",
-                code="ZD253",
-                revision=self._target,
-                next_command="alembic zd-complete",
-            )
-
-    def _manage_transaction(self) -> bool:
-        """Make all steps one transaction where env.py wants one for each: the version moves once, at the end."""
-        context: Any = self._workplace.context
-        if not (context._transaction_per_migration and self._state.migrations):  # noqa: SLF001
-            return False
-        context._transaction_per_migration = False  # noqa: SLF001 - read again for every step
-        return True
-
-    def _commit_managed(self) -> None:
-        transaction = self._workplace.connection.get_transaction()
-        if transaction is not None and transaction.is_active and self._workplace.context._transaction is None:  # noqa: SLF001
-            transaction.commit()
-
-    # -- the steps ------------------------------------------------------------------------
-
-    def _run_step(self, number: int, **kw: Any) -> None:
-        """Stand in for the migration function of one step."""
-        if number == 0:
-            self._in_flight = self._decide(kw)
-        if not self._in_flight:
-            self._originals[number](**kw)
-        if number == len(self._steps) - 1 and self._published is not None:
-            self._published()
-
-    def _decide(self, kw: dict[str, Any]) -> bool:
-        """Do what comes before publishing; return whether the originals' work is done with that."""
-        if not self._heads and not self._state.migrations:
-            self._workplace.settings.direct = True
-            self._published = self._publish_direct
-            return False
-        if self._workplace.connection.get_isolation_level() == "AUTOCOMMIT":
-            # Our operations refuse by themselves; without any, the database is plain Alembic's business.
-            self._check_not_adopted()
-            return False
-        items = self._record(kw)
-        if items is None:
-            return False
-        context: Any = self._workplace.context
-        if context._transaction_per_migration and len(self._steps) > 1:  # noqa: SLF001
-            raise RefusedError(
-                "several revisions at once with transaction_per_migration=True need a version to start from; "
-                "nothing was changed",
-                code="ZD254",
-                next_command="alembic zd-init",
-            )
-        self._expand(items)
-        return True
-
-    def _check_not_adopted(self) -> None:
-        if self._state.migrations:
-            raise RefusedError(
-                "env.py's connection is in autocommit mode, in which a version cannot be published together with "
-                "alembic_version; nothing was changed",
-                code="ZD112",
-                revision=self._target,
-            )
-
-    def _record(self, kw: dict[str, Any]) -> list[Item] | None:
-        """Return what the revisions ask for; None where the database is plain Alembic's business."""
-        connection = self._workplace.connection
-        recorder = Recorder(self._workplace.context, self._workplace.default_schema)
-        savepoint = connection.begin_nested()
-        try:
-            for step, original in zip(self._steps, self._originals, strict=True):
-                recorder.record(step.revision.revision, original, **kw)
-        except RefusedError as error:
-            if self._state.migrations or error.code != "ZD105" or self._uses_us(recorder.items):
-                raise
-        finally:
-            # With the savepoint goes the transaction's READ ONLY.
-            savepoint.rollback()
-        if not self._state.migrations and not self._uses_us(recorder.items):
-            return None
-        return recorder.items
-
-    @staticmethod
-    def _uses_us(items: Sequence[Item]) -> bool:
-        return any(isinstance(item.operation, ZdOperation) and not item.adopted for item in items)
-
-    def _publish_direct(self) -> None:
-        """Publish the one version of a database that was built from base: nobody was there to notice."""
-        workplace = self._workplace
-        schemas = workplace.schemas(self._state)
-        workplace.journal.create(workplace.connection)
-        state = workplace.read_state()
-        migration = Migration(state.next_migration, self._target, self._current, "current", schemas)
-        workplace.journal.add_migration(workplace.connection, migration, 0)
-        workplace.run_on_env(workplace.publisher(()).statements(self._target, schemas))
-
-    def _expand(self, items: list[Item]) -> None:
-        workplace = self._workplace
-        workplace.take_command_lock()
-        executor = workplace.executor()
-        options = _naming_options(workplace.context)
-        digest = digest_items(items, options)
-        migration = self._state.unfinished
-        if migration is None:
-            migration = self._begin(items, digest, executor, options)
-        elif migration.operations_digest != digest:
-            raise RefusedError(
-                f"revision {migration.revision!r} has been edited since its expansion began; nothing was changed",
-                code="ZD255",
-                revision=migration.revision,
-                next_command=f"alembic downgrade {migration.from_revision}",
-            )
-        else:
-            workplace.report(f"going on with revision {migration.revision!r}")
-            workplace.commit()
-        assert migration.expand is not None  # noqa: S101 - every expanding migration has its plan
-        executor.run(migration, migration.expand, f"alembic {self._command} {self._target}")
-        self._published = partial(self._publish, migration)
-
-    def _begin(self, items: list[Item], digest: str, executor: Any, options: dict[str, Any]) -> Migration:
-        workplace = self._workplace
-        number = self._state.next_migration
-        planner = Planner(
-            workplace.sessions, workplace.journal, self._state, executor.server, executor.rules,
-            workplace.default_schema, options,
-        )  # fmt: skip
-        expansion = planner.plan(items, self._target, number)
-        schemas = workplace.schemas(self._state, expansion.schemas)
-        workplace.publisher(()).check(self._target, schemas)
-        migration = Migration(
-            number, self._target, self._current, "expanding", schemas, digest, expansion.plan, None,
-            expansion.extras.to_json(),
-        )  # fmt: skip
-        workplace.commit()
-        with executor.work.begin():
-            workplace.journal.create(executor.work)
-            workplace.journal.add_migration(executor.work, migration, expansion.last_generation)
-        return migration
-
-    def _publish(self, migration: Migration) -> None:
-        """Create the version schema in Alembic's own transaction, in which the version moves too."""
-        workplace = self._workplace
-        state = workplace.read_state()
-        if not workplace.journal.set_state(workplace.connection, migration.id, "live", ["expanding"]):
-            raise MigrationError(
-                f"revision {migration.revision!r} was published or taken back by another command meanwhile",
-                code="ZD303",
-                revision=migration.revision,
-            )
-        statements = workplace.publisher(state.flights).statements(migration.revision, migration.schemas)
-        workplace.run_on_env(statements)
-        schema = version_schema(migration.revision, workplace.default_schema)
-        workplace.report(f"published {schema}; when every client uses it: alembic zd-complete")
-
-
-def _naming_options(context: MigrationContext) -> dict[str, Any]:
-    return {"target_metadata": context.opts.get("target_metadata")}
-
-
-# -- zd- commands -------------------------------------------------------------------------------------
 
 
 def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:  # noqa: ARG001
@@ -463,7 +127,7 @@ def _plan_only(workplace: Workplace, state: State, items: Sequence[Item], target
     executor = workplace.executor()
     planner = Planner(
         workplace.sessions, workplace.journal, state, executor.server, executor.rules,
-        workplace.default_schema, _naming_options(workplace.context),
+        workplace.default_schema, workplace.naming_options,
     )  # fmt: skip
     return planner.plan(items, target, state.next_migration)
 

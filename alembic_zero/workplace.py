@@ -88,6 +88,11 @@ class Workplace:
         """Return what the journal says, read on env.py's connection."""
         return self.journal.read(self.connection)
 
+    @property
+    def naming_options(self) -> dict[str, Any]:
+        """The context's options that decide what constraints and indexes are called."""
+        return {"target_metadata": self.context.opts.get("target_metadata")}
+
     # -- our own connections --------------------------------------------------------------
 
     @property

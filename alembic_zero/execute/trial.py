@@ -8,30 +8,30 @@ whether it fits.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_spec
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
-from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
-from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.lens.lens import Cell, Edge, Flight
+from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
+from alembic_zero.plan.draft import Draft
 from alembic_zero.sql import ddl
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.quoting import ident, literal
-from alembic_zero.sql.triggers import last_trigger_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableFacts, TableSpec
+    from alembic_zero.catalog.snapshot import Column, ForeignKey, TableFacts, TableSpec
     from alembic_zero.operations.base import ZdTableOperation
     from alembic_zero.plan.items import Item
 
@@ -48,30 +48,6 @@ def _cause(error: DBAPIError) -> str:
     message = getattr(diagnostics, "message_primary", None) or str(error.orig)
     detail = getattr(diagnostics, "message_detail", None)
     return f"{message} ({detail})" if detail else str(message)
-
-
-@dataclass
-class _Draft:
-    """A level that grows with each operation on its table."""
-
-    flight: Flight
-    facts: TableFacts
-    generation: int
-    spec: TableSpec
-    shape: dict[str, str]
-    cells: dict[str, Cell]
-    columns: dict[str, Column] = field(default_factory=dict)
-    ups: list[Edge] = field(default_factory=list)
-    downs: list[Edge] = field(default_factory=list)
-    foreign_keys: list[tuple[ForeignKey, bool]] = field(default_factory=list)
-    sources: dict[str, str | None] = field(default_factory=dict)
-    dropped: bool = False
-    count: int = 0
-
-    def fresh(self, kind: str) -> str:
-        """Return a new name that belongs to this generation."""
-        self.count += 1
-        return f"{kind}_{self.generation}_{self.count}"
 
 
 class TableTrial:
@@ -92,15 +68,11 @@ class TableTrial:
         self._options = options
         spec = flight.spec_at(len(flight.levels))
         shape = dict(flight.shape_at(len(flight.levels)))
-        self.draft = _Draft(
-            flight, facts, generation, spec, shape, {c.id: c for c in flight.cells},
-            columns={shape[c.name]: c for c in spec.columns},
-        )  # fmt: skip
-        self.draft.foreign_keys = [
-            (replace(f, columns=tuple(shape[c] for c in f.columns)), False) for f in spec.foreign_keys
-        ]
+        cells = {c.id: c for c in flight.cells}
+        self.draft = Draft(flight, facts, generation, spec, shape, cells)
+        self.draft.generated = {edge.target: edge for edge in flight.generated}
+        self.draft.foreign_keys = [replace(f, columns=tuple(shape[c] for c in f.columns)) for f in spec.foreign_keys]
         self._item: Item | None = None
-        self._generated = {edge.target: edge for edge in flight.generated}
         for statement in ddl.create_copy(spec, TRIAL_SCHEMA):
             self._run(statement)
 
@@ -196,7 +168,7 @@ class TableTrial:
             draft.ups.append(self._probe("up", expression, before, cell, column))
         foreign_keys = self._apply_plain(operation)
         self._refresh({name: cell.id})
-        draft.foreign_keys += [(replace(f, columns=(cell.id,)), True) for f in foreign_keys]
+        draft.foreign_keys += [replace(f, columns=(cell.id,)) for f in foreign_keys]
 
     def _check_addable(self, operation: ZdAddColumnOp, column: Column) -> None:
         if column.generated == "s":
@@ -332,8 +304,6 @@ class TableTrial:
         for column in spec.columns:
             shape[column.name] = changed.get(column.name) or draft.shape[column.name]
         draft.spec, draft.shape = spec, shape
-        for column in spec.columns:
-            draft.columns[shape[column.name]] = column
 
     def _probe(self, direction: str, expression: str, spec: TableSpec, target: Cell, column: Column) -> Edge:
         """Return the edge for an expression, after the server has parsed it in every form that counts.
@@ -358,14 +328,14 @@ class TableTrial:
 
     def _bind_generated(self, cell_id: str, spec: TableSpec) -> None:
         """Make a function of a generated column: BEFORE triggers see NULL where the backfill sees the value."""
-        if not self.draft.cells[cell_id].generated or cell_id in self._generated:
+        if not self.draft.cells[cell_id].generated or cell_id in self.draft.generated:
             return
         name = next(n for n, c in self.draft.shape.items() if c == cell_id)
         column = spec.column(name)
         assert column is not None  # noqa: S101
         assert column.default is not None  # noqa: S101 - a generated column has an expression
         target = self.draft.cells[cell_id]
-        self._generated[cell_id] = self._probe("generated", column.default, spec, target, column)
+        self.draft.generated[cell_id] = self._probe("generated", column.default, spec, target, column)
 
     def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
         probe = ident(TRIAL_SCHEMA, _PROBE)
@@ -416,187 +386,22 @@ class TableTrial:
 
         :param taken_relations: names of relations in the table's schema that an index may not take.
         """
-        draft = self.draft
         self._item = None
-        before = {cell for _, cell in draft.flight.shape_at(len(draft.flight.levels))}
-        self._name_cells(before)
-        spec = self._carried_spec()
-        derived = {edge.target for edge in draft.ups}
-        physical = None if draft.dropped else self._physical_spec()
-        level = Level(
-            generation=draft.generation,
-            revision=revision,
-            migration=migration,
-            spec=spec,
-            shape=tuple((c.name, draft.shape[c.name]) for c in spec.columns),
-            ups=tuple(draft.ups),
-            downs=tuple(draft.downs),
-            dropped=draft.dropped,
-        )
-        if physical is not None:
-            level = replace(
-                level,
-                rules=tuple(self._rules(spec, physical, before, derived)),
-                checks=tuple(self._checks(spec, physical, before, derived)),
-                indexes=tuple(self._indexes(spec, physical, before, taken_relations)),
-                foreign_keys=tuple(self._foreign_keys(spec, before)),
-                statistics=tuple(s for s in spec.statistics if self._touches(s.columns, before)),
-            )
-        result = replace(
-            draft.flight,
-            levels=(*draft.flight.levels, level),
-            cells=tuple(draft.cells.values()),
-            generated=tuple(self._generated.values()),
-        )
-        result = replace(result, cells=tuple(c for c in result.cells if c.id in self._wanted(result)))
-        return replace(
-            result,
-            has_marker=draft.flight.has_marker or bool(result.sync_levels),
-            last_trigger=draft.flight.last_trigger or last_trigger_name(t.name for t in draft.facts.triggers),
-        )
-
-    def _wanted(self, flight: Flight) -> set[str]:
-        generated = {cell for edge in flight.generated for cell in (edge.target, *edge.inputs)}
-        return flight.used_cells() | generated
-
-    def _name_cells(self, before: set[str]) -> None:
-        """Give every new cell that the after-shape shows a physical name: its own, where that is free."""
         draft = self.draft
-        taken = set(draft.facts.physical_names) | {MARKER}
-        for number in range(len(draft.flight.levels) + 1):
-            taken |= {name for name, _ in draft.flight.shape_at(number)}
-        taken |= {name for name, cell in draft.shape.items() if cell in before}
-        for name, cell_id in draft.shape.items():
-            if cell_id in before:
-                continue
-            physical = name if name not in taken else internal_name("_zd", str(draft.generation), name)
-            taken.add(physical)
-            draft.cells[cell_id] = replace(draft.cells[cell_id], physical=physical)
+        draft.name_cells()
+        physical = None if draft.dropped else self._read_physical_spec()
+        for index in draft.new_exclusions():
+            raise self._refuse(f"exclusion constraint {index!r} cannot be built concurrently", "ZD204")
+        return draft.finish(migration, revision, physical, taken_relations)
 
-    def _origin(self, cell_id: str) -> str:
-        """Return the cell of the before-shape that a copy descends from, by way of other copies."""
-        source = self.draft.sources.get(cell_id)
-        return cell_id if source is None else self._origin(source)
-
-    def _carried_spec(self) -> TableSpec:
-        """Return the copy's description with what a copy in another schema cannot keep."""
-        draft = self.draft
-        old = draft.flight.spec_at(len(draft.flight.levels))
-        old_columns = {cell: old.column(name) for name, cell in draft.flight.shape_at(len(draft.flight.levels))}
-        by_index = {i.name: i for i in old.indexes}
-        by_check = {c.name: c for c in old.checks}
-        by_statistics = {s.name: s for s in old.statistics}
-        names = {cell: name for name, cell in draft.shape.items()}
-        return replace(
-            draft.spec,
-            schema=draft.flight.schema,
-            comment=old.comment,
-            columns=tuple(
-                self._carried_column(c, old_columns.get(self._origin(draft.shape[c.name]))) for c in draft.spec.columns
-            ),
-            indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in draft.spec.indexes),
-            checks=tuple(
-                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c for c in draft.spec.checks
-            ),
-            statistics=tuple(self._carried_statistics(s, by_statistics.get(s.name)) for s in draft.spec.statistics),
-            foreign_keys=tuple(
-                replace(f, columns=tuple(names[self._latest(c)] for c in f.columns))
-                for f, _new in draft.foreign_keys
-                if all(self._latest(c) in names for c in f.columns)
-            ),
-        )
-
-    def _latest(self, cell_id: str) -> str:
-        """Return the newest copy that descends from a cell."""
-        for copy, source in self.draft.sources.items():
-            if source == cell_id:
-                return self._latest(copy)
-        return cell_id
-
-    def _carried_column(self, column: Column, old: Column | None) -> Column:
-        if old is None:
-            return column
-        identity = column.identity
-        if identity is not None and old.identity is not None:
-            identity = replace(identity, sequence=old.identity.sequence)
-        return replace(column, identity=identity, owned_sequence=old.owned_sequence)
-
-    def _carried_index(self, index: Index, old: Index | None) -> Index:
-        if old is None:
-            return index
-        return replace(
-            index, comment=old.comment, statistics=old.statistics, clustered=old.clustered,
-            replica_identity=old.replica_identity,
-        )  # fmt: skip
-
-    def _carried_statistics(self, statistics: Statistics, old: Statistics | None) -> Statistics:
-        if old is None:
-            return replace(statistics, schema=self.draft.flight.schema)
-        return replace(statistics, schema=old.schema, comment=old.comment, target=old.target)
-
-    def _physical_spec(self) -> TableSpec:
+    def _read_physical_spec(self) -> TableSpec:
         """Return the copy's description with every column under its physical name."""
-        pairs = [(name, str(self.draft.cells[cell].physical)) for name, cell in self.draft.shape.items()]
+        draft = self.draft
+        pairs = [(name, str(draft.cells[cell].physical)) for name, cell in draft.shape.items()]
         with self._savepoint():
             for statement in ddl.rename_pairs(pairs, self._table):
                 self._run(statement)
             return self._read_spec()
-
-    def _touches(self, columns: Sequence[str], before: set[str]) -> bool:
-        return any(self.draft.shape[c] not in before for c in columns)
-
-    def _rules(self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]) -> Iterator[Rule]:
-        for column in spec.columns:
-            cell = self.draft.shape[column.name]
-            if column.not_null and cell not in before and cell in derived:
-                yield Rule(column.not_null_name, (cell,), helper_name=self.draft.fresh("_zd_not_null"))
-        texts = {c.name: c.definition for c in physical.checks}
-        for check in spec.checks:
-            cells = [self.draft.shape[c] for c in check.columns]
-            if self._is_new_check(check, before) and any(c in derived for c in cells):
-                yield self._check_rule(check, cells, texts[check.name], spec)
-
-    def _check_rule(self, check: Check, cells: Sequence[str], text: str, spec: TableSpec) -> Rule:
-        name = self.draft.fresh("check")
-        types = [(c, self.draft.cells[cell].type) for c, cell in zip(check.columns, cells, strict=True)]
-        definition = render_function(
-            (JOURNAL_SCHEMA, name), types, "boolean", check.expression, form=Form.PLAIN, table=spec.name
-        )
-        helper = self.draft.fresh("_zd_check")
-        return Rule(check.name, tuple(cells), name, definition, check, text, helper)
-
-    def _is_new_check(self, check: Check, before: set[str]) -> bool:
-        old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
-        return check.name not in old or self._touches(check.columns, before)
-
-    def _checks(self, spec: TableSpec, physical: TableSpec, before: set[str], derived: set[str]) -> Iterator[NewCheck]:
-        texts = {c.name: c.definition for c in physical.checks}
-        old = {c.name for c in self.draft.flight.spec_at(len(self.draft.flight.levels)).checks}
-        for check in spec.checks:
-            cells = [self.draft.shape[c] for c in check.columns]
-            if self._is_new_check(check, before) and not any(c in derived for c in cells):
-                name = self.draft.fresh("_zd_check") if check.name in old else check.name
-                yield NewCheck(name, texts[check.name], check)
-
-    def _indexes(self, spec: TableSpec, physical: TableSpec, before: set[str], taken: set[str]) -> Iterator[NewIndex]:
-        texts = {i.name: i.definition for i in physical.indexes}
-        for index in spec.indexes:
-            if not self._touches(index.columns, before):
-                continue
-            if index.constraint == "x":
-                raise self._refuse(f"exclusion constraint {index.name!r} cannot be built concurrently", "ZD204")
-            name = index.name if index.name not in taken else self.draft.fresh("_zd_index")
-            taken.add(name)
-            yield NewIndex(name, texts[index.name], index)
-
-    def _foreign_keys(self, spec: TableSpec, before: set[str]) -> Iterator[NewForeignKey]:
-        old = {f.name for f in self.draft.flight.spec_at(len(self.draft.flight.levels)).foreign_keys}
-        for foreign_key in spec.foreign_keys:
-            if not self._touches(foreign_key.columns, before):
-                continue
-            name = self.draft.fresh("_zd_fkey") if foreign_key.name in old else foreign_key.name
-            columns = tuple(str(self.draft.cells[self.draft.shape[c]].physical) for c in foreign_key.columns)
-            yield NewForeignKey(name, columns, foreign_key)
 
 
 def _plain_name(name: str) -> str:

@@ -193,7 +193,8 @@ class Flight(PlainData):
         """Return the ids of all cells that a shape shows or an edge needs."""
         shown = {cell for n in range(len(self.levels) + 1) for _, cell in self.shape_at(n)}
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
-        return shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
+        used = shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
+        return used | {cell for edge in self.generated if edge.target in used for cell in edge.inputs}
 
     def without_levels(self, keep: int) -> Flight:
         """Return the flight with only the lowest *keep* levels, as after a rollback."""

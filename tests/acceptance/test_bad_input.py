@@ -239,7 +239,11 @@ def test_upgrade__rows_do_not_fit__fails_by_key_and_can_be_taken_back(database, 
     flight.run("downgrade", BEFORE)
     assert_same(flight.dump(), flight.original, "taken back")
     assert_nothing_left(database)
-    assert database.fetch("SELECT * FROM t ORDER BY id") == [(1, 11, "x", None), (2, None, "y", None), (3, 30, "z", None)]
+    assert database.fetch("SELECT * FROM t ORDER BY id") == [
+        (1, 11, "x", None),
+        (2, None, "y", None),
+        (3, 30, "z", None),
+    ]
 
 
 def test_upgrade__rows_do_not_fit_but_are_repaired__goes_on(database, tmp_path):

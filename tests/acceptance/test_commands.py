@@ -217,8 +217,7 @@ def _journal(flight):
         " AND relkind = 'r' ORDER BY 1"
     )
     return {
-        name: flight.database.fetch(f"SELECT t::text FROM alembic_zero.{name} AS t ORDER BY 1")
-        for (name,) in tables
+        name: flight.database.fetch(f"SELECT t::text FROM alembic_zero.{name} AS t ORDER BY 1") for (name,) in tables
     }
 
 
@@ -398,9 +397,12 @@ def test_zd_prune__tombstones__gone_and_live_version_stays(flight, database, end
     flight.run("zd-prune")
     assert _schemas(database) == {version_schema(live)}
     assert_nothing_left(database)
-    assert database.fetch(
-        "SELECT relname FROM pg_class WHERE relname ~ '^tomb' UNION SELECT proname FROM pg_proc WHERE proname ~ '^tomb'"
-    ) == []
+    assert (
+        database.fetch(
+            "SELECT relname FROM pg_class WHERE relname ~ '^tomb' UNION SELECT proname FROM pg_proc WHERE proname ~ '^tomb'"
+        )
+        == []
+    )
     flight.run("zd-prune")
     with flight.client(live) as client:
         client.connection.execute("INSERT INTO users (email) VALUES ('x')")
@@ -584,7 +586,9 @@ def test_kill__downgrade__converges_to_the_state_before(database, tmp_path, fini
     if finish:
         flight.run("upgrade", AFTER)
     else:
-        assert _kill_after(flight, 0.2, "upgrade", AFTER, working=True), "never killed: the machine is too fast for this test"
+        assert _kill_after(flight, 0.2, "upgrade", AFTER, working=True), (
+            "never killed: the machine is too fast for this test"
+        )
     chance = random.Random(finish)
     for _ in range(6):
         if not _kill_after(flight, chance.uniform(0, 0.6), "downgrade", BEFORE):
@@ -601,7 +605,9 @@ def test_kill__downgrade__converges_to_the_state_before(database, tmp_path, fini
 @pytest.mark.slow
 def test_kill__upgrade_interrupted__status_and_other_commands_say_what_to_do(database, tmp_path):
     flight = Flight(BIG, database, tmp_path / "project")
-    assert _kill_after(flight, 0.2, "upgrade", AFTER, working=True), "never killed: the machine is too fast for this test"
+    assert _kill_after(flight, 0.2, "upgrade", AFTER, working=True), (
+        "never killed: the machine is too fast for this test"
+    )
     status = _status(flight)
     assert (status["phase"], status["revision"]) == ("expand", BEFORE)
     refused = flight.project.run_in_process("zd-complete", check=False)

@@ -941,8 +941,7 @@ EVERYTHING_AT_ONCE = Case(
     "every_type_at_once",
     setup=EVERYTHING,
     upgrade="\n".join(
-        f'op.zd_alter_column("everything", "{column}", type_={type_})'
-        for column, (type_, _) in TYPE_CHANGES.items()
+        f'op.zd_alter_column("everything", "{column}", type_={type_})' for column, (type_, _) in TYPE_CHANGES.items()
     ),
     plain="\n".join(
         f'op.alter_column("everything", "{column}", type_={type_.split(", down=")[0]})'
@@ -1049,9 +1048,7 @@ def _odd(name: str) -> Case:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("case", "outcome"), outcomes_of(*(_odd(name) for name in ODD_NAMES)), ids=outcome_id
-)
+@pytest.mark.parametrize(("case", "outcome"), outcomes_of(*(_odd(name) for name in ODD_NAMES)), ids=outcome_id)
 def test_operations__odd_names__work(case, outcome, database, tmp_path):
     OUTCOMES[outcome](case, database, tmp_path)
 
@@ -1293,9 +1290,7 @@ class _Chain:
     def _update(self, revision, key, number):
         columns, table = CHAIN_READS[revision].removeprefix("SELECT ").split(" FROM ")
         column, value = columns.split(", ")[1], _as_revision(revision, (0, number, "", ""))[1]
-        self.clients[revision].connection.execute(
-            f"UPDATE {table} SET {column} = '{value}' WHERE id = {key}".encode()
-        )
+        self.clients[revision].connection.execute(f"UPDATE {table} SET {column} = '{value}' WHERE id = {key}".encode())
 
     def retire(self, *revisions, successor):
         for revision in revisions:
@@ -1367,12 +1362,18 @@ def test_upgrade__several_pending_revisions__only_the_last_is_published(database
     with Session(database, "r1") as first, Session(database, "r5") as last:
         first.connection.execute("INSERT INTO t (n, name) VALUES (20, 'Bob Ray')")
         last.connection.execute("INSERT INTO people (code, first, last) VALUES ('#30', 'Cy', 'Fox')")
-        check_rows(first, {CHAIN_READS["r1"]: [
-            (1, 10, "Ada Lovelace"), (2, 20, "Bob Ray"), (3, 30, "Cy Fox")]}, "r1")
-        check_rows(last, {CHAIN_READS["r5"]: [
-            (1, "#10", "Ada", "Lovelace"), (2, "#20", "Bob", "Ray"), (3, "#30", "Cy", "Fox")]}, "r5")
+        check_rows(first, {CHAIN_READS["r1"]: [(1, 10, "Ada Lovelace"), (2, 20, "Bob Ray"), (3, 30, "Cy Fox")]}, "r1")
+        check_rows(
+            last,
+            {CHAIN_READS["r5"]: [(1, "#10", "Ada", "Lovelace"), (2, "#20", "Bob", "Ray"), (3, "#30", "Cy", "Fox")]},
+            "r5",
+        )
     flight.run("zd-complete")
-    case = Case("chain", CHAIN_SETUP, "pass", "\n".join(
-        line.strip() for *_, plain in CHAIN for line in plain.strip().splitlines()))
+    case = Case(
+        "chain",
+        CHAIN_SETUP,
+        "pass",
+        "\n".join(line.strip() for *_, plain in CHAIN for line in plain.strip().splitlines()),
+    )
     assert_same(flight.dump(), plain_dump(case, database, tmp_path), "four revisions in one upgrade")
     assert_nothing_left(database)

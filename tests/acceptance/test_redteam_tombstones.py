@@ -1,4 +1,4 @@
-"""REDTEAM B2, B15, E3 and section C: several versions, the moment of publishing, locks, tombstones."""
+"""REDTEAM B2, B3, B9, B15, E3 and section C: versions, row security, the moment of publishing, locks, tombstones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, event
 
 from alembic_zero import version_schema
-from tests.acceptance.test_redteam import USERS, fly, in_threads
-from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Session, assert_same
+from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly, in_threads
+from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Case, Flight, Session, assert_same
+from tests.support.project import AlembicProject
 
 FULL_NAME = 'op.zd_add_column("users", sa.Column("shout", sa.Text), up="upper(name)")'
 SHOUTS = "SELECT id, shout FROM users ORDER BY id"
@@ -71,6 +72,89 @@ def test_b02_generation_is_not_reused__rolled_back_and_again__derived_anew(datab
     assert generations == sorted(set(generations))
 
 
+# -- B3 -----------------------------------------------------------------------------------------------
+
+
+def test_b03_shared_input__pinned_new_client__its_value_stays(database, tmp_path):
+    """The setting tells who wrote a shared column; what a new client derived by hand is not overwritten."""
+    setup = """
+        CREATE TABLE people (id integer PRIMARY KEY, name text, email text);
+        INSERT INTO people VALUES (1, 'Bob', 'b@x'), (2, 'Eve', 'e@x');
+    """
+    upgrade = """
+        op.zd_add_column("people", sa.Column("label", sa.Text), up="name || ' <' || email || '>'")
+    """
+    flight = fly(database, tmp_path, setup, upgrade)
+    with flight.clients() as clients:
+        new, old = clients["new"].connection, clients["old"].connection
+        new.execute(f"SET alembic_zero.revision = '{AFTER}'")
+        new.execute("UPDATE people SET label = 'Sir Bob' WHERE id = 1")
+        new.execute("UPDATE people SET email = 'bob@x' WHERE id = 1")
+        new.execute("UPDATE people SET email = 'eve@x', label = 'Dame Eve' WHERE id = 2")
+        assert clients["new"].fetch("SELECT label FROM people ORDER BY id") == [("Sir Bob",), ("Dame Eve",)]
+        old.execute("UPDATE people SET email = 'bobby@x' WHERE id = 1")
+        assert clients["new"].fetch("SELECT label FROM people WHERE id = 1") == [("Bob <bobby@x>",)]
+
+
+# -- B9 -----------------------------------------------------------------------------------------------
+
+MAKE_ROLE = "DO $$ BEGIN CREATE ROLE {0} LOGIN {1}; EXCEPTION WHEN duplicate_object OR unique_violation THEN END $$;"
+OWNER = f"""
+    {MAKE_ROLE.format("{role}", "{attributes}")}
+    {MAKE_ROLE.format("zd_app", "")}
+    CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+    INSERT INTO alembic_version VALUES ('{BEFORE}');
+    ALTER TABLE users OWNER TO {{role}};
+    ALTER TABLE alembic_version OWNER TO {{role}};
+    ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+    ALTER TABLE users {{force}} ROW LEVEL SECURITY;
+    CREATE POLICY mine ON users USING (email = current_user) WITH CHECK (email = current_user);
+    INSERT INTO users (name, email) VALUES ('Zoe App', 'zd_app');
+    GRANT SELECT, INSERT, UPDATE, DELETE ON users TO zd_app;
+    GRANT ALL ON SCHEMA public TO {{role}} WITH GRANT OPTION;
+    GRANT CREATE ON DATABASE {{database}} TO {{role}};
+"""
+
+
+def owned_flight(database, tmp_path, role, attributes, force):
+    """Return a project that migrates as *role*, which owns the table, and the flight's clients."""
+    project = AlembicProject(tmp_path / "owned", database.server.url(database.name, user=role))
+    flight = object.__new__(Flight)
+    database.execute(USERS + OWNER.format(role=role, attributes=attributes, force=force, database=database.name))
+    flight.case, flight.database, flight.project = Case("rls", USERS, SPLIT, "pass"), database, project
+    project.revision(BEFORE)
+    project.revision(AFTER, BEFORE, SPLIT)
+    project.run_in_process("zd-init")
+    return flight
+
+
+def test_b09_forced_row_security__owner_without_bypass__refused(database, tmp_path):
+    """A backfill that would see no rows is not begun."""
+    flight = owned_flight(database, tmp_path, "zd_plain_owner", "", "FORCE")
+    assert_refused(flight, "BYPASSRLS")
+    planned = flight.project.run_in_process("zd-plan", check=False)
+    assert planned.returncode == 2, planned.stderr
+
+
+@pytest.mark.parametrize(("role", "attributes", "force"),
+                         [("zd_bypass_owner", "BYPASSRLS", "FORCE"), ("zd_plain_owner", "", "NO FORCE")])  # fmt: skip
+def test_b09_row_security__every_row_is_migrated_and_policies_hold(database, tmp_path, role, attributes, force):
+    """The backfill reaches rows that no policy shows; clients of both versions see what the policy lets them."""
+    flight = owned_flight(database, tmp_path, role, attributes, force)
+    flight.run("upgrade", AFTER)
+    assert database.fetch("SELECT count(*) FROM users WHERE last_name IS NULL") == [(0,)]
+    with flight.clients() as clients:
+        assert clients["new"].fetch("SELECT first_name FROM users") == [("Zoe",)]
+        clients["new"].connection.execute("UPDATE users SET last_name = 'Zed'")
+        assert clients["old"].fetch("SELECT name FROM users") == [("Zoe Zed",)]
+        for client in clients.values():
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                client.connection.execute("INSERT INTO users (id, email) VALUES (99, 'other')")
+        flight.run("zd-complete")
+        assert clients["new"].fetch("SELECT last_name FROM users") == [("Zed",)]
+    assert database.fetch("SELECT count(*) FROM users") == [(3,)]
+
+
 # -- B15 ----------------------------------------------------------------------------------------------
 
 CHAIN = {
@@ -81,7 +165,9 @@ CHAIN = {
 
 
 def _chain(database, tmp_path):
-    flight = fly(database, tmp_path, USERS + "INSERT INTO users SELECT i, 'x' FROM generate_series(3, 200) i;", "", run=False)
+    flight = fly(
+        database, tmp_path, USERS + "INSERT INTO users SELECT i, 'x' FROM generate_series(3, 200) i;", "", run=False
+    )
     for (revision, body), down in zip(CHAIN.items(), ("r1", "r2", "r3"), strict=True):
         flight.project.revision(revision, down, body)
     return flight
@@ -239,8 +325,8 @@ def test_e03_contract_under_steady_load_of_new_clients__gets_its_locks(database,
 
 ITEMS = """
     CREATE TYPE mood AS ENUM ('good', 'bad');
-    CREATE TABLE items (id integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, code text COLLATE "C", name varchar(20) NOT NULL,
-        price numeric(8, 2) DEFAULT 1, mood mood, data json, deleted boolean NOT NULL DEFAULT false, a int, b int);
+    CREATE TABLE items (id integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, code text COLLATE "C",
+        name varchar(20) NOT NULL, price numeric(8, 2) DEFAULT 1, mood mood, data json, deleted boolean NOT NULL DEFAULT false, a int, b int);
     CREATE UNIQUE INDEX items_code ON items (code);
     CREATE UNIQUE INDEX items_ba ON items (b, a);
     CREATE UNIQUE INDEX items_a ON items (a) INCLUDE (name);
@@ -349,6 +435,18 @@ def test_c_tombstone__statements_prepared_before__name_the_revision(database, tm
             except AssertionError as error:
                 failures.append(str(error))
         assert failures == []
+
+
+@pytest.mark.parametrize("statement", [
+    "SELECT id FROM items WHERE mood = 'good'::mood", "INSERT INTO items (name, mood) VALUES ('x', 'good'::mood)",
+    "UPDATE items SET mood = 'bad'::mood WHERE id = 1", "SELECT data ->> 'a' FROM items", "SELECT name || '!' FROM items",
+])  # fmt: skip
+def test_c_tombstone__parameters_typed_as_drivers_do__name_the_revision(database, tmp_path, statement):
+    """SQLAlchemy casts an enum's parameter to its type: that must still parse over the empty table."""
+    flight = fly(database, tmp_path, ITEMS, RENAME)
+    with Session(database, BEFORE, "public") as early:
+        flight.run("zd-complete")
+        _assert_buried(early, statement, AFTER)
 
 
 def test_c_tombstone__public_behind_it_on_the_path__is_not_reached(database, tmp_path):

@@ -564,9 +564,7 @@ def test_s03_split_column__both_versions_write(case, outcome, database, tmp_path
     _run(case, outcome, database, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("case", "outcome"), outcomes_of(_s04("json"), _s04("jsonb"), S04_SUBSCRIPT), ids=outcome_id
-)
+@pytest.mark.parametrize(("case", "outcome"), outcomes_of(_s04("json"), _s04("jsonb"), S04_SUBSCRIPT), ids=outcome_id)
 def test_s04_extract_from_json__both_versions_write(case, outcome, database, tmp_path):
     _run(case, outcome, database, tmp_path)
 

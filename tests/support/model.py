@@ -516,9 +516,7 @@ class Model:
 
     def _forget(self, synced: Callable[[Row], int]) -> None:
         kept = self._slots()
-        self.rows = {
-            key: Row({slot: row.values[slot] for slot in kept}, synced(row)) for key, row in self.rows.items()
-        }
+        self.rows = {key: Row({slot: row.values[slot] for slot in kept}, synced(row)) for key, row in self.rows.items()}
 
 
 def _assigned(assignment: Assignment, old: Row, proposed: Row | None, names: Mapping[str, Slot]) -> Value:

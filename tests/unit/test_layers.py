@@ -32,6 +32,7 @@ RANKS = {
     "recording": 7,
     "reporting": 7,
     "returning": 7,
+    "road": 7,
     "workplace": 7,
     "configuration": 7,
     "commands": 7,

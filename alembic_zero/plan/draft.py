@@ -1,0 +1,233 @@
+"""The draft of a level: cells while operations are applied, then everything that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.sql.functions import Form, render_function
+from alembic_zero.sql.triggers import last_trigger_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableFacts, TableSpec
+
+
+@dataclass
+class Draft:
+    """A level that grows with each operation on its table.
+
+    *foreign_keys* name cells in place of columns; *sources* maps a copy to the cell it replaces.
+    """
+
+    flight: Flight
+    facts: TableFacts
+    generation: int
+    spec: TableSpec
+    shape: dict[str, str]
+    cells: dict[str, Cell]
+    ups: list[Edge] = field(default_factory=list)
+    downs: list[Edge] = field(default_factory=list)
+    foreign_keys: list[ForeignKey] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    generated: dict[str, Edge] = field(default_factory=dict)
+    dropped: bool = False
+    count: int = 0
+
+    def fresh(self, kind: str) -> str:
+        """Return a new name that belongs to this generation."""
+        self.count += 1
+        return f"{kind}_{self.generation}_{self.count}"
+
+    @property
+    def before(self) -> set[str]:
+        """The cells of the shape that the operations began with."""
+        return {cell for _, cell in self.flight.shape_at(len(self.flight.levels))}
+
+    @property
+    def _old(self) -> TableSpec:
+        return self.flight.spec_at(len(self.flight.levels))
+
+    def finish(self, migration: int, revision: str, physical: TableSpec | None, taken: set[str]) -> Flight:
+        """Return the flight with the new level on top.
+
+        :param physical: the after-shape as the server deparses it under physical column names; None
+         for a table that the revision drops.
+        :param taken: names of relations in the table's schema that an index may not take.
+        """
+        spec = self._carried_spec()
+        level = Level(
+            generation=self.generation,
+            revision=revision,
+            migration=migration,
+            spec=spec,
+            shape=tuple((c.name, self.shape[c.name]) for c in spec.columns),
+            ups=tuple(self.ups),
+            downs=tuple(self.downs),
+            dropped=self.dropped,
+        )
+        if physical is not None:
+            level = replace(
+                level,
+                rules=tuple(self._rules(spec, physical)),
+                checks=tuple(self._checks(spec, physical)),
+                indexes=tuple(self._indexes(spec, physical, taken)),
+                foreign_keys=tuple(self._foreign_keys(spec)),
+                statistics=tuple(s for s in spec.statistics if self._touches(s.columns)),
+            )
+        return self._on_top(level)
+
+    def _on_top(self, level: Level) -> Flight:
+        flight = replace(
+            self.flight,
+            levels=(*self.flight.levels, level),
+            cells=tuple(self.cells.values()),
+            generated=tuple(self.generated.values()),
+        )
+        return replace(
+            flight,
+            cells=tuple(c for c in flight.cells if c.id in flight.used_cells()),
+            has_marker=self.flight.has_marker or bool(flight.sync_levels),
+            last_trigger=self.flight.last_trigger or last_trigger_name(t.name for t in self.facts.triggers),
+        )
+
+    def new_exclusions(self) -> list[str]:
+        """Return the exclusion constraints that would have to be built anew."""
+        return [i.name for i in self.spec.indexes if i.constraint == "x" and self._touches(i.columns)]
+
+    def name_cells(self) -> None:
+        """Give every new cell that the after-shape shows a physical name: its own, where that is free."""
+        before = self.before
+        taken = set(self.facts.physical_names) | {MARKER}
+        for number in range(len(self.flight.levels) + 1):
+            taken |= {name for name, _ in self.flight.shape_at(number)}
+        taken |= {name for name, cell in self.shape.items() if cell in before}
+        for name, cell_id in self.shape.items():
+            if cell_id in before:
+                continue
+            physical = name if name not in taken else internal_name("_zd", str(self.generation), name)
+            taken.add(physical)
+            self.cells[cell_id] = replace(self.cells[cell_id], physical=physical)
+
+    def _origin(self, cell_id: str) -> str:
+        """Return the cell of the before-shape that a copy descends from, by way of other copies."""
+        source = self.sources.get(cell_id)
+        return cell_id if source is None else self._origin(source)
+
+    def _carried_spec(self) -> TableSpec:
+        """Return the copy's description with what a copy in another schema cannot keep."""
+        old = self._old
+        old_columns = {cell: old.column(name) for name, cell in self.flight.shape_at(len(self.flight.levels))}
+        by_index = {i.name: i for i in old.indexes}
+        by_check = {c.name: c for c in old.checks}
+        by_statistics = {s.name: s for s in old.statistics}
+        names = {cell: name for name, cell in self.shape.items()}
+        return replace(
+            self.spec,
+            schema=self.flight.schema,
+            comment=old.comment,
+            columns=tuple(
+                self._carried_column(c, old_columns.get(self._origin(self.shape[c.name]))) for c in self.spec.columns
+            ),
+            indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in self.spec.indexes),
+            checks=tuple(
+                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c for c in self.spec.checks
+            ),
+            statistics=tuple(self._carried_statistics(s, by_statistics.get(s.name)) for s in self.spec.statistics),
+            foreign_keys=tuple(
+                replace(f, columns=tuple(names[self._latest(c)] for c in f.columns))
+                for f in self.foreign_keys
+                if all(self._latest(c) in names for c in f.columns)
+            ),
+        )
+
+    def _latest(self, cell_id: str) -> str:
+        """Return the newest copy that descends from a cell."""
+        for copy, source in self.sources.items():
+            if source == cell_id:
+                return self._latest(copy)
+        return cell_id
+
+    def _carried_column(self, column: Column, old: Column | None) -> Column:
+        if old is None:
+            return column
+        identity = column.identity
+        if identity is not None and old.identity is not None:
+            identity = replace(identity, sequence=old.identity.sequence)
+        return replace(column, identity=identity, owned_sequence=old.owned_sequence)
+
+    def _carried_index(self, index: Index, old: Index | None) -> Index:
+        if old is None:
+            return index
+        return replace(
+            index, comment=old.comment, statistics=old.statistics, clustered=old.clustered,
+            replica_identity=old.replica_identity,
+        )  # fmt: skip
+
+    def _carried_statistics(self, statistics: Statistics, old: Statistics | None) -> Statistics:
+        if old is None:
+            return replace(statistics, schema=self.flight.schema)
+        return replace(statistics, schema=old.schema, comment=old.comment, target=old.target)
+
+    def _touches(self, columns: Sequence[str]) -> bool:
+        before = self.before
+        return any(self.shape[c] not in before for c in columns)
+
+    def _derived(self) -> set[str]:
+        return {edge.target for edge in self.ups}
+
+    def _rules(self, spec: TableSpec, physical: TableSpec) -> Iterator[Rule]:
+        before, derived = self.before, self._derived()
+        for column in spec.columns:
+            cell = self.shape[column.name]
+            if column.not_null and cell not in before and cell in derived:
+                yield Rule(column.not_null_name, (cell,), helper_name=self.fresh("_zd_not_null"))
+        texts = {c.name: c.definition for c in physical.checks}
+        for check in spec.checks:
+            cells = [self.shape[c] for c in check.columns]
+            if self._is_new_check(check) and any(c in derived for c in cells):
+                yield self._check_rule(check, cells, texts[check.name], spec)
+
+    def _check_rule(self, check: Check, cells: Sequence[str], text: str, spec: TableSpec) -> Rule:
+        name = self.fresh("check")
+        types = [(c, self.cells[cell].type) for c, cell in zip(check.columns, cells, strict=True)]
+        definition = render_function(
+            (JOURNAL_SCHEMA, name), types, "boolean", check.expression, form=Form.PLAIN, table=spec.name
+        )
+        helper = self.fresh("_zd_check")
+        return Rule(check.name, tuple(cells), name, definition, check, text, helper)
+
+    def _is_new_check(self, check: Check) -> bool:
+        old = {c.name for c in self._old.checks}
+        return check.name not in old or self._touches(check.columns)
+
+    def _checks(self, spec: TableSpec, physical: TableSpec) -> Iterator[NewCheck]:
+        derived = self._derived()
+        texts = {c.name: c.definition for c in physical.checks}
+        old = {c.name for c in self._old.checks}
+        for check in spec.checks:
+            cells = [self.shape[c] for c in check.columns]
+            if self._is_new_check(check) and not any(c in derived for c in cells):
+                name = self.fresh("_zd_check") if check.name in old else check.name
+                yield NewCheck(name, texts[check.name], check)
+
+    def _indexes(self, spec: TableSpec, physical: TableSpec, taken: set[str]) -> Iterator[NewIndex]:
+        texts = {i.name: i.definition for i in physical.indexes}
+        for index in spec.indexes:
+            if not self._touches(index.columns):
+                continue
+            name = index.name if index.name not in taken else self.fresh("_zd_index")
+            taken.add(name)
+            yield NewIndex(name, texts[index.name], index)
+
+    def _foreign_keys(self, spec: TableSpec) -> Iterator[NewForeignKey]:
+        old = {f.name for f in self._old.foreign_keys}
+        for foreign_key in spec.foreign_keys:
+            if not self._touches(foreign_key.columns):
+                continue
+            name = self.fresh("_zd_fkey") if foreign_key.name in old else foreign_key.name
+            columns = tuple(str(self.cells[self.shape[c]].physical) for c in foreign_key.columns)
+            yield NewForeignKey(name, columns, foreign_key)
