@@ -16,6 +16,7 @@ from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 
 from alembic_zero import op as typed_op
+from alembic_zero.execute.plain_ddl import render_plain
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
 from alembic_zero.operations.direct import run_text
 from alembic_zero.operations.dispatch import OPERATION_CLASSES
@@ -167,11 +168,20 @@ def test_irreversible__copied_or_pickled__still_the_one():
 # Plain counterparts and reverses
 
 
+def test_render_plain__twice__keeps_the_foreign_key():
+    """Rendering attaches a column to a table, and a copy of an attached column has lost its foreign keys."""
+    operation = ZdAddColumnOp("t", sa.Column("c_id", sa.Integer, sa.ForeignKey("c.id"), index=True))
+    first, second = render_plain(operation, {}), render_plain(operation, {})
+    assert first == second
+    assert [f.suffix for f in first[1]] == ["REFERENCES c (id)"]
+    assert any("ix_t_c_id" in statement for statement in first[0])
+
+
 def test_plain_operations__each__what_plain_alembic_needs():
     column = sa.Column("a", sa.Text)
     (added,) = ZdAddColumnOp("t", column, up="b", schema="s").plain_operations()
     assert isinstance(added, ops.AddColumnOp)
-    assert (added.table_name, added.column, added.schema) == ("t", column, "s")
+    assert (added.table_name, added.column.name, added.schema) == ("t", "a", "s")
     (altered,) = ZdAlterColumnOp("t", "a", type_=sa.Text, new_column_name="b", up="a").plain_operations()
     assert isinstance(altered, ops.AlterColumnOp)
     assert (altered.modify_type, altered.modify_name, altered.modify_comment) == (sa.Text, "b", False)
