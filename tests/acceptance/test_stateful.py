@@ -74,7 +74,7 @@ numbers = st.integers(0, 2**32 - 1)
 
 TABLE = "t"
 STEPS = 60
-EXAMPLES = int(os.environ.get("ALEMBIC_ZERO_STATEFUL_EXAMPLES", "36"))
+EXAMPLES = int(os.environ.get("ALEMBIC_ZERO_STATEFUL_EXAMPLES", "40"))
 MIN_STEPS = 2_000
 
 MAX_IN_FLIGHT = 3

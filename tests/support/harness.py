@@ -170,9 +170,7 @@ class Session:
         try:
             cursor = self.connection.execute(statement.action.encode())
         except psycopg.Error as error:
-            raise AssertionError(
-                f"{statement.client} client: {statement.action}\n{error.sqlstate} {error}"
-            ) from error
+            raise AssertionError(f"{statement.client} client: {statement.action}\n{error.sqlstate} {error}") from error
         if statement.rows is not None:
             found = cursor.fetchall()
             wanted = list(statement.rows)
@@ -292,7 +290,6 @@ class Flight:
             tables[f"{table}({columns})"] = [row for (row,) in rows]
         return tables
 
-
     def check_contents(self, schema: str, expected: Mapping[str, list[str]], what: str) -> None:
         """Check that *schema* has these tables with these rows."""
         found = self.contents(schema)
@@ -403,12 +400,7 @@ OUTCOMES: dict[str, Callable[[Case, Database, Path], None]] = {
 
 def outcomes_of(*cases: Case) -> list[tuple[Case, str]]:
     """Return each case with each outcome that it has."""
-    return [
-        (case, outcome)
-        for case in cases
-        for outcome in case.outcomes
-        if outcome != "reverse" or case.downgrade
-    ]
+    return [(case, outcome) for case in cases for outcome in case.outcomes if outcome != "reverse" or case.downgrade]
 
 
 def outcome_id(value: object) -> str:
@@ -445,9 +437,7 @@ def normalise_settings(dump: str) -> str:
 def assert_same(found: str, expected: str, what: str) -> None:
     """Compare two dumps; the failure shows only the lines that differ."""
     if found != expected:
-        lines = difflib.unified_diff(
-            expected.splitlines(), found.splitlines(), "expected", "found", n=2, lineterm=""
-        )
+        lines = difflib.unified_diff(expected.splitlines(), found.splitlines(), "expected", "found", n=2, lineterm="")
         raise AssertionError(f"{what}\n" + "\n".join(lines))
 
 
