@@ -61,7 +61,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
     if state.exists:
         rows = connection.execute(text(sql.BACKFILLS)).mappings().all()
         flying = {level.generation for f in state.flights for level in f.levels if state.unfinished is not None}
-        names = {f.oid: f"{f.schema}.{f.name}" for f in state.flights}
+        names = {f.id: f"{f.schema}.{f.name}" for f in state.flights}
         status["backfills"] = [
             {
                 "table": names[row["table_oid"]],

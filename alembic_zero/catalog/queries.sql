@@ -151,7 +151,8 @@ SELECT t.tgname AS name,
        ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::int2[]) WITH ORDINALITY AS k(attnum, position)
                JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = k.attnum ORDER BY k.position) AS update_columns,
        p.proname AS function,
-       encode(t.tgargs, 'hex') AS arguments
+       encode(t.tgargs, 'hex') AS arguments,
+       p.prosrc ~* 'insert\s+into[^;]*(values\s*\(|select)\s*\(?\s*(old|new)\.\*' AS copies_rows
   FROM pg_trigger t
   JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE t.tgrelid = :oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'
@@ -217,8 +218,9 @@ SELECT a.attname AS column, pg_describe_object(d.classid, COALESCE(r.ev_class, d
 SELECT p.oid::regprocedure::text AS function
   FROM pg_proc p
   JOIN pg_class c ON c.oid = :oid
- WHERE p.prolang = (SELECT l.oid FROM pg_language l WHERE l.lanname = 'sql')
-   AND (p.prorettype = c.reltype)
+ WHERE p.prorettype = c.reltype
+   AND (p.prolang = (SELECT l.oid FROM pg_language l WHERE l.lanname = 'sql')
+        OR p.proretset AND p.prosrc ~* 'return\s+query' AND p.prosrc !~* 'select\s+(\w+\.)?\*')
  ORDER BY 1
 
 -- name: publications
@@ -355,3 +357,8 @@ SELECT a.attname AS name
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
  WHERE i.indrelid = :oid AND i.indisprimary
  ORDER BY k.position
+
+-- name: default_grants
+-- Whether ALTER DEFAULT PRIVILEGES says anything about new relations of this role.
+SELECT EXISTS (SELECT FROM pg_default_acl d
+                WHERE d.defaclobjtype = 'r' AND d.defaclrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) AS found

@@ -117,7 +117,10 @@ class TableSpec(PlainData):
 
 @dataclass(frozen=True)
 class Trigger(PlainData):
-    """A user's trigger: *before_row* for BEFORE ... FOR EACH ROW; *update_columns* of UPDATE OF."""
+    """A user's trigger: *before_row* for BEFORE ... FOR EACH ROW; *update_columns* of UPDATE OF.
+
+    *copies_rows* if its function inserts ``OLD.*`` or ``NEW.*``, whole rows, into another table.
+    """
 
     name: str
     before_row: bool
@@ -126,6 +129,7 @@ class Trigger(PlainData):
     update_columns: tuple[str, ...] = ()
     function: str = ""
     arguments: tuple[str, ...] = ()
+    copies_rows: bool = False
 
 
 @dataclass(frozen=True)

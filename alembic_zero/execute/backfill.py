@@ -59,7 +59,7 @@ class Backfill:
     def run(self, flight: Flight) -> None:
         """Visit every block once, then whatever was skipped."""
         with self._quiet():
-            for leaf in read_rows(self.bare, "leaves", oid=flight.oid):
+            for leaf in read_rows(self.bare, "leaves", oid=flight.relation):
                 self._visit(flight, leaf)
             self._complete(flight)
 
@@ -87,7 +87,7 @@ class Backfill:
         condition = todo_condition(flight, f"t.{ident(MARKER)}")
         return [
             ((leaf["schema"], leaf["name"]), row[0], row[1])
-            for leaf in read_rows(self.bare, "leaves", oid=flight.oid)
+            for leaf in read_rows(self.bare, "leaves", oid=flight.relation)
             for row in self.bare.exec_driver_sql(render_left((leaf["schema"], leaf["name"]), condition))
         ]
 

@@ -108,7 +108,7 @@ class Executor:
     def _flight(self, step: Step) -> Flight:
         with self.work.begin():
             state = self.journal.read(self.work)
-        return next(f for f in state.flights if f.oid == step.table)
+        return next(f for f in state.flights if f.id == step.table)
 
     def _run_transaction(self, migration: Migration, phase: str, position: int, step: Step) -> None:
         def attempt() -> None:

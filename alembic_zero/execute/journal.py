@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -82,7 +82,7 @@ class Journal:
         return State(
             exists=True,
             migrations=tuple(_migration(dict(row)) for row in rows),
-            flights=tuple(Flight.from_json(row[1]) for row in flights),
+            flights=tuple(replace(Flight.from_json(row[1]), relation=row[2] or 0) for row in flights),
             last_generation=connection.execute(text(sql.LAST_GENERATION)).scalar_one(),
             next_migration=connection.execute(text(sql.NEXT_MIGRATION)).scalar_one(),
         )
@@ -124,7 +124,7 @@ class Journal:
 
     def put_flight(self, connection: Connection, flight: Flight) -> None:
         """Record how a table is in flight now."""
-        self.put_flight_json(connection, flight.oid, flight.to_json())
+        self.put_flight_json(connection, flight.id, flight.to_json())
 
     def put_flight_json(self, connection: Connection, oid: int, data: str) -> None:
         """Record a table's flight from its JSON; an empty one ends it."""

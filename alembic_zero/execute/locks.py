@@ -75,6 +75,11 @@ class LockRules:
                 connection.exec_driver_sql(ddl.lock_table(lock.relation, "SHARE UPDATE EXCLUSIVE"))
         self.set_timeout(connection)
         for lock in locks:
+            if lock.view:
+                # LOCK TABLE on a view goes on to its table at once, before the next view: clients of
+                # that one would hold it while they wait for the table. This locks the view alone.
+                connection.exec_driver_sql(f"ALTER VIEW {lock.relation} RESET (security_barrier)")
+        for lock in [lock for lock in locks if not lock.view]:
             connection.exec_driver_sql(ddl.lock_table(lock.relation, lock.mode))
 
     def retry(self, name: str, oids: Sequence[int], attempt: Callable[[], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -117,7 +117,7 @@ class Planner:
         elif isinstance(operation, ZdTableOperation):
             trial = self._resolve(connection, item, operation)
             trial.apply(item)
-            self._positions.setdefault(trial.draft.flight.oid, []).append(position)
+            self._positions.setdefault(trial.draft.flight.id, []).append(position)
 
     def _try_ordinary(self, connection: Connection, item: Item, operation: Ordinary) -> None:
         if operation.blocking:
@@ -162,7 +162,7 @@ class Planner:
         check_table(item, facts, self.server)
         self._generation += 1
         trial = TableTrial(connection, flight, facts, self._generation, self.options)
-        self._trials[flight.oid] = trial
+        self._trials[flight.id] = trial
         return trial
 
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
@@ -171,11 +171,15 @@ class Planner:
             if flight.schema == schema and top.name == name and not any(level.dropped for level in flight.levels):
                 return flight
         oid = find_table(connection, schema, name)
-        taken = {f.oid for f in self.state.flights} | set(self._trials)
+        taken = {f.relation for f in self.state.flights} | {t.draft.flight.relation for t in self._trials.values()}
         if oid is None or oid in taken:
             return None
         facts = read_facts(connection, schema, name)
-        return new_flight(connection, facts)
+        identity = oid
+        while identity in {f.id for f in self.state.flights}:
+            # A restored database may give this table a number that another one has taken off with.
+            identity += 1
+        return replace(new_flight(connection, facts), id=identity)
 
     def _finish(self, connection: Connection, migration: int, revision: str) -> dict[int, Flight]:
         flights = {}
@@ -194,7 +198,7 @@ class Planner:
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
-        step = plan_columns(flight, self._trials[flight.oid].draft.facts, "rehearsal")
+        step = plan_columns(flight, self._trials[flight.id].draft.facts, "rehearsal")
         if not step.statements:
             return
         with self.sessions.lend() as connection:
@@ -205,7 +209,7 @@ class Planner:
                     self.journal.create(connection)
                     self._run_rehearsal(connection, flight, [*prelude, *step.statements])
 
-            self.rules.retry(f"rehearsal of {step.name}", [flight.oid], attempt)
+            self.rules.retry(f"rehearsal of {step.name}", [flight.relation], attempt)
 
     def _run_rehearsal(self, connection: Connection, flight: Flight, statements: Sequence[str]) -> None:
         table = ident(flight.schema, flight.name)
@@ -251,7 +255,7 @@ class Planner:
                     steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
         for flight in flights.values():
-            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}", self._fired(facts[flight.oid]))
+            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}", self._fired(facts[flight.id]))
         steps += [s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))]
         schemas = {f.schema for f in flights.values()} | {
             i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
@@ -358,7 +362,8 @@ def new_flight(connection: Connection, facts: TableFacts) -> Flight:
         for n, c in enumerate(spec.columns, 1)
     )
     return Flight(
-        oid=facts.oid,
+        id=facts.oid,
+        relation=facts.oid,
         schema=facts.schema,
         name=facts.name,
         spec=spec,

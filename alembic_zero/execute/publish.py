@@ -75,7 +75,7 @@ class Publisher:
 
     def _views(self, view_schema: str, schema: str) -> list[str]:
         statements: list[str] = []
-        flights = {f.oid: f for f in self.flights}
+        flights = {f.relation: f for f in self.flights}
         for row in read_rows(self.connection, "schema_views", schema=schema):
             if (schema, row["name"]) in self.hidden:
                 continue
@@ -85,7 +85,8 @@ class Publisher:
             elif not any(level.dropped for level in flight.levels):
                 facts = read_facts(self.connection, flight.schema, flight.name)
                 level = len(flight.levels)
-                statements += render_view(view_of_flight(view_schema, flight, level, facts, self.server_version))
+                view = view_of_flight(view_schema, flight, level, facts, self.server_version)
+                statements += render_view(replace(view, default_grants=self._default_grants()))
         return statements
 
     def _plain_view(self, view_schema: str, schema: str, row: Mapping[str, Any]) -> list[str]:
@@ -101,7 +102,11 @@ class Publisher:
             column_grants=tuple(Grant(*entry) for entry in row["column_grants"]),
         )
         columns = [ViewColumn(name, name, comment=comment) for name, comment in row["columns"]]
-        return render_view(view_of_table(view_schema, facts, columns, row["comment"], self.server_version))
+        view = view_of_table(view_schema, facts, columns, row["comment"], self.server_version)
+        return render_view(replace(view, default_grants=self._default_grants()))
+
+    def _default_grants(self) -> bool:
+        return bool(read_rows(self.connection, "default_grants")[0]["found"])
 
     def prune(self, view_schema: str) -> list[str]:
         """Return the statements that remove a tombstone, none if there is none."""

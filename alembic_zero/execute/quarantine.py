@@ -33,7 +33,7 @@ def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> 
 
     :param connection: in a transaction; every attempt runs behind a savepoint.
     """
-    keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.oid)]
+    keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.relation)]
     shown = ", ".join(f"t.{ident(key)}::text" for key in keys) or "t.ctid::text"
     condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
     rows = connection.exec_driver_sql(

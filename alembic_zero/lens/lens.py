@@ -124,9 +124,13 @@ class Level(PlainData):
 
 @dataclass(frozen=True)
 class Flight(PlainData):
-    """A table in flight: its oldest live shape and the levels above it, oldest first."""
+    """A table in flight: its oldest live shape and the levels above it, oldest first.
 
-    oid: int
+    *id* is the table's oid when it took off, and part of names ever after; *relation* its oid now,
+    another one in a database that was restored from a dump.
+    """
+
+    id: int
     schema: str
     name: str
     spec: TableSpec
@@ -138,6 +142,7 @@ class Flight(PlainData):
     user_triggers: bool = False
     last_trigger: str = ""
     has_marker: bool = False
+    relation: int = 0
 
     def cell(self, cell_id: str) -> Cell:
         """Return the cell with this id."""
@@ -194,13 +199,20 @@ class Flight(PlainData):
         shown = {cell for n in range(len(self.levels) + 1) for _, cell in self.shape_at(n)}
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
         used = shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
-        return used | {cell for edge in self.generated if edge.target in used for cell in edge.inputs}
+        return used | {cell for edge in self.read_generated() for cell in edge.inputs}
+
+    def read_generated(self) -> tuple[Edge, ...]:
+        """Return the functions of generated columns that a level's expressions or rules read."""
+        edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
+        read = {c for e in edges for c in e.inputs} | {c for n in self.levels for r in n.rules for c in r.cells}
+        return tuple(edge for edge in self.generated if edge.target in read)
 
     def without_levels(self, keep: int) -> Flight:
         """Return the flight with only the lowest *keep* levels, as after a rollback."""
         rest = replace(self, levels=self.levels[:keep])
         return replace(
             rest,
+            generated=rest.read_generated(),
             cells=tuple(c for c in self.cells if c.id in rest.used_cells()),
             has_marker=bool(rest.sync_levels),
         )
@@ -214,6 +226,7 @@ class Flight(PlainData):
             rest,
             schema=rest.spec.schema,
             name=rest.spec.name,
+            generated=rest.read_generated(),
             cells=tuple(
                 replace(
                     c,

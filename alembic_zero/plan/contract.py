@@ -39,7 +39,7 @@ def drop_view(flight: Flight, view: PublishedView) -> list[str]:
     statements = [f"DROP VIEW IF EXISTS {ident(view.schema, flight.spec_at(view.level).name)}"]
     tag = flight.tag_at(view.level)
     if tag is not None:
-        inner = inner_name(flight.oid, tag, view.schema)
+        inner = inner_name(flight.id, tag, view.schema)
         statements.append(f"DROP VIEW IF EXISTS {ident(JOURNAL_SCHEMA, inner)}")
     return statements
 
@@ -52,20 +52,25 @@ def bury_view(flight: Flight, view: PublishedView) -> list[str]:
 
 def tombstone_of(view_schema: str, spec: TableSpec) -> list[str]:
     """Return the statements that create a tombstone for a logical table."""
-    keys = [index.columns for index in spec.indexes if index.unique and not _is_expression(index.definition)]
-    return render_tombstone(view_schema, spec.name, [(c.name, _builtin_type(c.type)) for c in spec.columns], keys)
+    builtin = {c.name for c in spec.columns if _is_builtin(c.type)}
+    keys = [
+        i.definition for i in spec.indexes if i.unique and builtin.issuperset(i.columns) and _is_builtin(i.definition)
+    ]
+    return render_tombstone(view_schema, spec.name, [(c.name, _tomb_type(c)) for c in spec.columns], keys)
 
 
-def _builtin_type(type_: str) -> str:
-    """Return the type, or text for one that a user made: a tombstone must not keep it from being dropped."""
-    if "." not in type_:
-        return type_
-    return "text[]" if type_.endswith("[]") else "text"
+def _is_builtin(text: str) -> bool:
+    """Return whether a type or definition, every name in it qualified, uses nothing that a user made."""
+    return "." not in text
 
 
-def _is_expression(definition: str) -> bool:
-    columns = definition[definition.index("(") + 1 :]
-    return "(" in columns or " WHERE " in columns
+def _tomb_type(column: Column) -> str:
+    """Return the column's type and collation, or text: a tombstone must not keep a user's type from being dropped."""
+    if not _is_builtin(column.type):
+        return "text[]" if column.type.endswith("[]") else "text"
+    if column.collation is None or not column.collation.startswith("pg_catalog."):
+        return column.type
+    return f"{column.type} COLLATE {column.collation}"
 
 
 # -- validation -------------------------------------------------------------------------------------
@@ -87,9 +92,9 @@ def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
     validate = tuple(ddl.validate(table, name) for name, _ in definitions)
     return [
         Step(f"constraints of {label}", Kind.TRANSACTION, source, (*drop, *add), (lock,), LockMode.ACCESS_EXCLUSIVE,
-             table=flight.oid, inverse=drop),
+             table=flight.id, inverse=drop),
         Step(f"validate {label}", Kind.AUTOCOMMIT, source, validate, lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE,
-             cost="scans", table=flight.oid),
+             cost="scans", table=flight.id),
     ]  # fmt: skip
 
 
@@ -137,7 +142,7 @@ class Swap:
             tuple(self._drop_table() if self.is_dropped else self._statements(after)),
             tuple(locks),
             LockMode.ACCESS_EXCLUSIVE,
-            table=self.flight.oid,
+            table=self.flight.id,
             forward_only=True,
             state="" if self.is_dropped or not after.levels else after.to_json(),
         )
@@ -203,7 +208,7 @@ class Swap:
             rendered = view_of_flight(view.schema, self.flight, view.level, self.facts, self.server_version)
             if tag is not None:
                 statements += render_flattened(rendered)
-                statements.append(f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.oid, tag, view.schema))}")
+                statements.append(f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.id, tag, view.schema))}")
             name = ident(view.schema, rendered.name)
             statements += [
                 f"ALTER VIEW {name} ALTER COLUMN {ident(c.logical)} DROP DEFAULT" for c in rendered.columns if c.default
@@ -302,6 +307,7 @@ class Swap:
         elif new.physical != index.name:
             statements.append(f"ALTER INDEX {ident(self.flight.schema, new.physical)} RENAME TO {ident(index.name)}")
         name = ident(self.flight.schema, index.name)
+        statements.append(ddl.rename_index_columns(name))
         statements += [
             f"ALTER INDEX {name} ALTER COLUMN {position} SET STATISTICS {target}"
             for position, target in index.statistics
@@ -384,15 +390,15 @@ class Swap:
         return statements
 
     def _drop_functions(self, levels: int) -> list[str]:
-        return drop_functions(self.flight, self.flight.levels[:levels], self.flight.levels[levels:])
+        return drop_functions(self.flight, self.flight.levels[:levels], self.flight.contracted(levels))
 
 
-def drop_functions(flight: Flight, gone: Sequence[Level], kept: Sequence[Level]) -> list[str]:
-    """Return DROP FUNCTION for the expressions of levels that end, generated columns' with the last one."""
+def drop_functions(flight: Flight, gone: Sequence[Level], after: Flight) -> list[str]:
+    """Return DROP FUNCTION for expressions of levels that end and generated columns that nothing reads any more."""
     names = [e.function for level in gone for e in (*level.ups, *level.downs)]
     names += [r.function for level in gone for r in level.rules if r.function]
-    if not kept:
-        names += [e.function for e in flight.generated]
+    kept = {e.function for e in after.generated}
+    names += [e.function for e in flight.generated if e.function not in kept]
     return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in names]
 
 

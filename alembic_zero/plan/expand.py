@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def table_lock(flight: Flight, mode: LockMode) -> Lock:
     """Return the lock on the base table."""
-    return Lock(ident(flight.schema, flight.name), mode, flight.oid)
+    return Lock(ident(flight.schema, flight.name), mode, flight.relation)
 
 
 def plan_columns(flight: Flight, facts: TableFacts, source: str) -> Step:
@@ -35,7 +35,7 @@ def plan_columns(flight: Flight, facts: TableFacts, source: str) -> Step:
         statements=tuple(statements),
         locks=(table_lock(flight, LockMode.ACCESS_EXCLUSIVE),) if statements else (),
         lock_mode=LockMode.ACCESS_EXCLUSIVE if statements else LockMode.ACCESS_SHARE,
-        table=flight.oid,
+        table=flight.id,
         state=flight.to_json(),
     )
 
@@ -117,7 +117,7 @@ def plan_rows(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
     steps = []
     if level.ups:
         steps.append(
-            Step(f"backfill {label}", Kind.BACKFILL, source, table=flight.oid, lock_mode=LockMode.ROW_EXCLUSIVE,
+            Step(f"backfill {label}", Kind.BACKFILL, source, table=flight.id, lock_mode=LockMode.ROW_EXCLUSIVE,
                  cost="scans and updates every row" + (f", fires {', '.join(fired)}" if fired else ""))
         )  # fmt: skip
     for index in level.indexes:
@@ -125,7 +125,7 @@ def plan_rows(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
             index.physical, index.physical_definition, flight.schema, flight.name, unique=index.index.unique
         )
         steps.append(
-            Step(f"index {index.physical} on {label}", Kind.INDEX, source, (text,), table=flight.oid,
+            Step(f"index {index.physical} on {label}", Kind.INDEX, source, (text,), table=flight.id,
                  index=(flight.schema, index.physical), lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans twice")
         )  # fmt: skip
     steps += _foreign_key_steps(flight, source, table, label)
@@ -133,7 +133,7 @@ def plan_rows(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
     validations += [ddl.validate(table, f.physical) for f in level.foreign_keys]
     if validations:
         steps.append(
-            Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.oid,
+            Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.id,
                  lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")
         )  # fmt: skip
     return steps
@@ -155,7 +155,7 @@ def _foreign_key_steps(flight: Flight, source: str, table: str, label: str) -> l
     ]
     return [
         Step(f"foreign keys of {label}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
-             LockMode.SHARE_ROW_EXCLUSIVE, table=flight.oid)
+             LockMode.SHARE_ROW_EXCLUSIVE, table=flight.id)
     ]  # fmt: skip
 
 
@@ -164,4 +164,4 @@ def plan_fulfilment(flight: Flight, source: str) -> Step | None:
     if not flight.levels[-1].ups:
         return None
     label = f"{flight.schema}.{flight.name}"
-    return Step(f"check {label}", Kind.FULFILLED, source, table=flight.oid, cost="scans")
+    return Step(f"check {label}", Kind.FULFILLED, source, table=flight.id, cost="scans")

@@ -45,17 +45,26 @@ def _table_problem(facts: TableFacts, server: Server) -> str | None:
 
 
 def check_columns(revision: str, flight: Flight, facts: TableFacts) -> None:
-    """Refuse new columns where a function returns the table's row type: its result would change.
+    """Refuse new columns where functions or triggers take the table's row as it is now.
 
-    :raises RefusedError: names the functions.
+    :raises RefusedError: names them.
     """
     level = flight.levels[-1]
     before = {c for n in range(len(flight.levels)) for _, c in flight.shape_at(n)}
     adds = any(cell not in before for _, cell in level.shape) or level.syncs
-    if adds and facts.row_type_functions:
-        name = f"{flight.schema}.{flight.name}"
+    name = f"{flight.schema}.{flight.name}"
+    copying = [t.name for t in facts.triggers if t.copies_rows]
+    if adds and copying:
         raise RefusedError(
-            f"revision {revision!r}, table {name}: SQL function {', '.join(facts.row_type_functions)} returns the "
+            f"revision {revision!r}, table {name}: trigger {copying[0]!r} copies whole rows (OLD.* or NEW.*) and would "
+            "fail with one more column: give it explicit column lists first; nothing was changed",
+            code="ZD209",
+            revision=revision,
+            table=name,
+        )
+    if adds and facts.row_type_functions:
+        raise RefusedError(
+            f"revision {revision!r}, table {name}: function {', '.join(facts.row_type_functions)} returns the "
             "table's row type and would fail with one more column: give it an explicit column list first; "
             "nothing was changed",
             code="ZD209",
@@ -75,7 +84,7 @@ def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:
         flight.cell(cell).physical
         for level in flight.levels
         for edge in (*level.ups, *level.downs)
-        for cell in (edge.target, *edge.inputs)
+        for cell in (edge.target,)
     }
     for trigger in facts.triggers:
         by_list = set(trigger.update_columns) & touched

@@ -32,7 +32,7 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
     statements += [ddl.drop_constraint(table, f.physical) for f in flight.levels[-1].foreign_keys]
     statements += [ddl.drop_constraint(table, c.physical) for c in flight.levels[-1].checks]
     statements += _drop_columns(flight, after, table)
-    statements += drop_functions(flight, flight.levels[-1:], after.levels)
+    statements += drop_functions(flight, flight.levels[-1:], after)
     locks = [view_lock(flight, view) for view in views]
     return Step(
         f"roll back {flight.schema}.{flight.name}",
@@ -41,7 +41,7 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
         tuple(statements),
         (*locks, table_lock(flight, LockMode.ACCESS_EXCLUSIVE)),
         LockMode.ACCESS_EXCLUSIVE,
-        table=flight.oid,
+        table=flight.id,
         state=after.to_json() if after.levels else "",
     )
 

@@ -249,6 +249,35 @@ def block(body: str) -> str:
     return f"DO {dollar_quoted(body)}"
 
 
+def revoke_from_all(relation: str) -> str:
+    """Return a block that takes back what ALTER DEFAULT PRIVILEGES has given on a new relation of ours."""
+    body = (
+        "DECLARE role text;\nBEGIN\n"
+        "  FOR role IN SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC'\n"
+        "                                   ELSE quote_ident(pg_get_userbyid(x.grantee)) END\n"
+        "                FROM pg_class c, LATERAL aclexplode(c.relacl) AS x\n"
+        f"               WHERE c.oid = {literal(relation)}::regclass AND x.grantee <> c.relowner LOOP\n"
+        f"    EXECUTE {literal(f'REVOKE ALL ON {relation} FROM ')} || role;\n  END LOOP;\nEND"
+    )
+    return block(body)
+
+
+def rename_index_columns(index: str) -> str:
+    """Return a block that renames an index's own columns, which keep a column's temporary name."""
+    body = (
+        "DECLARE found record;\nBEGIN\n"
+        "  FOR found IN SELECT ia.attname AS before, ta.attname AS after\n"
+        "                 FROM pg_index i\n"
+        "                 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)\n"
+        "                 JOIN pg_attribute ia ON ia.attrelid = i.indexrelid AND ia.attnum = k.position\n"
+        "                 JOIN pg_attribute ta ON ta.attrelid = i.indrelid AND ta.attnum = k.attnum\n"
+        f"                WHERE i.indexrelid = {literal(index)}::regclass AND starts_with(ia.attname, '_zd_') LOOP\n"
+        f"    EXECUTE format({literal(f'ALTER TABLE {index} RENAME COLUMN %I TO %I')}, found.before, found.after);\n"
+        "  END LOOP;\nEND"
+    )
+    return block(body)
+
+
 def own_sequence(sequence: str, owner: str) -> str:
     """Return ALTER SEQUENCE ... OWNED BY; both given as SQL text."""
     return f"ALTER SEQUENCE {sequence} OWNED BY {owner}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alembic_zero.names import JOURNAL_SCHEMA
+from alembic_zero.sql.ddl import revoke_from_all
 from alembic_zero.sql.quoting import ident
 
 CREATE_JOURNAL = (
@@ -54,6 +55,12 @@ CREATE_JOURNAL = (
   changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   PRIMARY KEY (table_oid, generation)
 )""",
+    # Default privileges must not open the journal to anyone.
+    revoke_from_all(ident(JOURNAL_SCHEMA, "generation")),
+    revoke_from_all(ident(JOURNAL_SCHEMA, "migration")),
+    revoke_from_all(ident(JOURNAL_SCHEMA, "flight")),
+    revoke_from_all(ident(JOURNAL_SCHEMA, "step")),
+    revoke_from_all(ident(JOURNAL_SCHEMA, "backfill")),
 )
 
 EXISTS = "SELECT to_regclass('alembic_zero.migration') IS NOT NULL"
@@ -63,7 +70,12 @@ MIGRATIONS = """SELECT id, project, revision, from_revision, state, schemas, ope
  WHERE project = :project AND state <> 'ended'
  ORDER BY id"""
 
-FLIGHTS = "SELECT table_oid, data FROM alembic_zero.flight WHERE project = :project ORDER BY table_oid"
+FLIGHTS = """SELECT f.table_oid, f.data, c.oid::bigint
+  FROM alembic_zero.flight f
+  LEFT JOIN pg_namespace n ON n.nspname = f.data::jsonb ->> 'schema'
+  LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = f.data::jsonb ->> 'name'
+ WHERE f.project = :project
+ ORDER BY f.table_oid"""
 
 LAST_GENERATION = "SELECT last FROM alembic_zero.generation"
 

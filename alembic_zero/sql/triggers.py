@@ -50,7 +50,7 @@ def _ge(left: str, right: str) -> str:
 
 def sync_name(flight: Flight) -> str:
     """Return the name of the table's trigger function."""
-    return f"sync_{flight.oid}"
+    return f"sync_{flight.id}"
 
 
 def last_trigger_name(existing: Iterable[str]) -> str:
@@ -247,7 +247,7 @@ class SyncTrigger:
 
     def _after_first(self) -> str:
         """Text for the second of two triggers: finds what a user's trigger has changed since the first."""
-        setting = literal(f"alembic_zero.row_{self.flight.oid}")
+        setting = self._seen_setting()
         flags = "".join(
             f"      {self._flag(c)} := COALESCE(seen[{n}] OPERATOR(pg_catalog.<>) {self._digest(c)}, true);\n"
             for n, c in enumerate(self.flagged, 1)
@@ -269,6 +269,14 @@ class SyncTrigger:
             f"      writer := hinted;\n      IF {anything} THEN\n{self._who_after()}      END IF;\n"
             "    END;\n  END IF;\n"
         )
+
+    def _seen_setting(self) -> str:
+        """Return the setting that carries a row's state between the two triggers.
+
+        By nesting depth: a user's trigger may write other rows of the same table in between.
+        """
+        prefix = literal(f"alembic_zero.row_{self.flight.id}_")
+        return f"pg_catalog.concat({prefix}, pg_catalog.pg_trigger_depth())"
 
     def _who_after(self) -> str:
         lines = self._who().splitlines(keepends=True)
@@ -374,7 +382,7 @@ class SyncTrigger:
         last = f"  IF NOT failed THEN {self._marker_new} := {generation}; END IF;\n"
         if not self.flight.user_triggers:
             return last
-        setting = literal(f"alembic_zero.row_{self.flight.oid}")
+        setting = self._seen_setting()
         digests = ", ".join(self._digest(c) for c in self.flagged)
         tags = "".join(
             f" WHEN {_eq('writer', str(n))} THEN {-level.generation}" for n, level in enumerate(self.levels, 1)

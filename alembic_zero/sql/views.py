@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.sql.ddl import revoke_from_all
 from alembic_zero.sql.quoting import dollar_quoted, grantee, ident, idents, literal
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class ViewColumn:
 class VersionView:
     """A logical table as one version sees it.
 
+    :param default_grants: whether ALTER DEFAULT PRIVILEGES may give rights on new views.
     :param inner: name of the marker-carrying view below the visible one, None for a plain view.
     :param tag: the inner view's marker default.
     """
@@ -46,6 +48,7 @@ class VersionView:
     inner: str | None = None
     tag: int | None = None
     comment: str | None = None
+    default_grants: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def view_of_flight(view_schema: str, flight: Flight, level: int, facts: TableFac
         grants=facts.grants,
         column_grants=facts.column_grants,
         owner_rights=flight.owner_rights or version < _SECURITY_INVOKER_SINCE,
-        inner=None if tag is None else inner_name(flight.oid, tag, view_schema),
+        inner=None if tag is None else inner_name(flight.id, tag, view_schema),
         tag=tag,
         comment=spec.comment,
     )
@@ -113,7 +116,8 @@ def _view_default(flight: Flight, level: int, name: str) -> str | None:
     origin = flight.spec_at(first).column(origin_name)
     if origin is None or column.generated or origin.default == column.default:
         return None
-    return column.default or "NULL"
+    # A bare NULL is no default to PostgreSQL: the base table's would apply.
+    return column.default or f"CASE WHEN true THEN NULL::{column.type} END"
 
 
 def _options(view: VersionView) -> str:
@@ -154,7 +158,7 @@ def _render_inner(view: VersionView, columns: Sequence[tuple[str, str]]) -> list
 
 
 def _render_rights(view: VersionView, name: str) -> list[str]:
-    statements = [f"REVOKE ALL ON {name} FROM PUBLIC"]
+    statements = [revoke_from_all(name)] if view.default_grants else []
     if view.owner_rights:
         statements.append(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
     by_physical = {c.physical: c.logical for c in view.columns}
@@ -244,13 +248,11 @@ def _tomb_trigger(table: str, function: str) -> str:
     return f"CREATE TRIGGER tombstone {events} ON {table} FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
 
 
-def render_tombstone(
-    view_schema: str, name: str, columns: Sequence[tuple[str, str]], keys: Sequence[Sequence[str]]
-) -> list[str]:
+def render_tombstone(view_schema: str, name: str, columns: Sequence[tuple[str, str]], keys: Sequence[str]) -> list[str]:
     """Return the statements that replace a dropped view by one that raises.
 
     :param columns: (name, type) pairs.
-    :param keys: column lists of unique indexes, for ON CONFLICT to find.
+    :param keys: definitions of unique indexes, from ``USING`` on, for ON CONFLICT to find.
     """
     read, write = _tomb_names(view_schema)
     table = ident(JOURNAL_SCHEMA, tomb_table(view_schema, name))
@@ -259,7 +261,7 @@ def render_tombstone(
     names = idents(column for column, _ in columns)
     return [
         f"CREATE TABLE {table} ({listed})",
-        *(f"CREATE UNIQUE INDEX ON {table} ({idents(key)})" for key in keys),
+        *(f"CREATE UNIQUE INDEX ON {table} {key}" for key in keys),
         _tomb_trigger(table, ident(JOURNAL_SCHEMA, write)),
         f"CREATE VIEW {view} AS SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()",
         # Whoever still asks must meet the explanation, not a missing right: the table is empty.

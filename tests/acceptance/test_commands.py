@@ -399,7 +399,8 @@ def test_zd_prune__tombstones__gone_and_live_version_stays(flight, database, end
     assert_nothing_left(database)
     assert (
         database.fetch(
-            "SELECT relname FROM pg_class WHERE relname ~ '^tomb' UNION SELECT proname FROM pg_proc WHERE proname ~ '^tomb'"
+            "SELECT relname FROM pg_class WHERE relname ~ '^tomb'"
+            " UNION SELECT proname FROM pg_proc WHERE proname ~ '^tomb'"
         )
         == []
     )

@@ -293,7 +293,7 @@ class Flight:
     def check_contents(self, schema: str, expected: Mapping[str, list[str]], what: str) -> None:
         """Check that *schema* has these tables with these rows."""
         found = self.contents(schema)
-        for table in found | expected:
+        for table in {*found, *expected}:
             assert found.get(table) == expected.get(table), (
                 f"{what}: {table}\nexpected {expected.get(table)}\nfound    {found.get(table)}"
             )
