@@ -174,7 +174,9 @@ class Workplace:
         """Return a publisher on env.py's connection, or another one."""
         connection = connection or self.connection
         server = read_server(connection)
-        return Publisher(connection, server.version, flights, frozenset({self.version_table}))
+        published = self.journal.read(connection).published
+        latest = published[-1].revision if published else None
+        return Publisher(connection, server.version, flights, frozenset({self.version_table}), latest)
 
     def run_on_env(self, statements: Sequence[str]) -> None:
         """Run statements in env.py's transaction: the last act of a command, together with the version."""

@@ -73,6 +73,18 @@ def find_table(connection: Connection, schema: str, name: str) -> int | None:
     return rows[0]["oid"] if rows else None
 
 
+def read_column_order(connection: Connection, schema: str, name: str) -> list[str]:
+    """Return the column names of a relation in order, nothing if there is no such relation."""
+    oid = find_table(connection, schema, name)
+    return [] if oid is None else [row["name"] for row in read_rows(connection, "columns", oid=oid)]
+
+
+def in_order(names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """Return *names* as they stand in *order*, those that it does not know at the end."""
+    known = [name for name in order if name in names]
+    return known + [name for name in names if name not in known]
+
+
 def read_table_name(connection: Connection, oid: int) -> tuple[str, str] | None:
     """Return schema and name of the table with this oid, None if it is gone."""
     rows = read_rows(connection, "table_by_oid", oid=oid)

@@ -33,9 +33,9 @@ def lock_timeout_ms(deadlock_timeout_ms: int) -> int:
 
 
 def pause_s(attempt: int, jitter: float) -> float:
-    """Return the pause after a failed try: growing, jittered, at most two seconds."""
+    """Return the pause after a failed try: growing, jittered, less than a second."""
     doubled: float = 0.05 * 2.0 ** min(attempt, 6)
-    return min(2.0, doubled) * (0.5 + jitter)
+    return min(0.5, doubled) * (0.5 + jitter)
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from alembic_zero.catalog.reader import find_table, read_facts, read_rows, read_spec
+from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.trial import TableTrial, run_sql
 from alembic_zero.lens.lens import Cell, Flight
-from alembic_zero.names import MARKER
+from alembic_zero.names import MARKER, version_schema
 from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
@@ -179,7 +179,9 @@ class Planner:
         while identity in {f.id for f in self.state.flights}:
             # A restored database may give this table a number that another one has taken off with.
             identity += 1
-        return replace(new_flight(connection, facts), id=identity)
+        published = self.state.published
+        order = read_column_order(connection, version_schema(published[-1].revision, schema), name) if published else []
+        return replace(new_flight(connection, facts, order), id=identity)
 
     def _finish(self, connection: Connection, migration: int, revision: str) -> dict[int, Flight]:
         flights = {}
@@ -354,9 +356,14 @@ def _where(error: DBAPIError) -> str:
     return f"({' '.join(context.split())[:200]})" if context else ""
 
 
-def new_flight(connection: Connection, facts: TableFacts) -> Flight:
-    """Return the flight of a table that nothing has changed yet: level 0 only."""
+def new_flight(connection: Connection, facts: TableFacts, order: Sequence[str]) -> Flight:
+    """Return the flight of a table that nothing has changed yet: level 0 only.
+
+    :param order: the column order that clients know, which is not always the physical one.
+    """
     spec = read_spec(connection, facts.schema, facts.name)
+    by_name = {c.name: c for c in spec.columns}
+    spec = replace(spec, columns=tuple(by_name[name] for name in in_order(list(by_name), order)))
     cells = tuple(
         Cell(f"b{n}", c.type, c.collation, physical=c.name, generated=bool(c.generated))
         for n, c in enumerate(spec.columns, 1)

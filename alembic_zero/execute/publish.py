@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from alembic_zero.catalog.reader import qualified_names, read_facts, read_rows, read_spec
+from alembic_zero.catalog.reader import in_order, qualified_names, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.catalog.snapshot import Grant, TableFacts
 from alembic_zero.names import JOURNAL_SCHEMA, TOMBSTONE_COMMENT, version_schema
 from alembic_zero.operations.errors import RefusedError
@@ -38,12 +38,14 @@ class Publisher:
     """Publishes one revision for all schemas of a project.
 
     :param hidden: (schema, table) pairs that versions do not show: the version table.
+    :param latest: the newest version that is published already, whose column order is kept.
     """
 
     connection: Connection
     server_version: int
     flights: Sequence[Flight]
     hidden: frozenset[tuple[str, str]]
+    latest: str | None = None
 
     def check(self, revision: str, schemas: Sequence[str]) -> None:
         """Refuse a revision whose version schema is taken by something that is not ours.
@@ -101,7 +103,12 @@ class Publisher:
             grants=tuple(Grant(*entry) for entry in row["grants"]),
             column_grants=tuple(Grant(*entry) for entry in row["column_grants"]),
         )
-        columns = [ViewColumn(name, name, comment=comment) for name, comment in row["columns"]]
+        comments = dict(row["columns"])
+        # A contract leaves copied columns at the table's end; clients go on seeing them where they were.
+        order = (
+            read_column_order(self.connection, version_schema(self.latest, schema), row["name"]) if self.latest else []
+        )
+        columns = [ViewColumn(name, name, comment=comments[name]) for name in in_order(list(comments), order)]
         view = view_of_table(view_schema, facts, columns, row["comment"], self.server_version)
         return render_view(replace(view, default_grants=self._default_grants()))
 

@@ -64,11 +64,15 @@ def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
     def call(function: str, arguments: Sequence[str]) -> str:
         return render_call(JOURNAL_SCHEMA, function, arguments)
 
+    values: dict[str, str] = {}
+
     def read(cell: str) -> str:
-        return f"t.{ident(str(flight.cell(cell).physical))}"
+        # What the level derives is NULL in a quarantined row; its expression is what counts.
+        return values.get(cell) or f"t.{ident(str(flight.cell(cell).physical))}"
 
     composer = Composer(flight, level.ups, call, read)
-    values = {edge.target: composer.apply(edge) for edge in level.ups}
+    for edge in level.ups:
+        values[edge.target] = composer.apply(edge)
     source = f"FROM {ident(flight.schema, flight.name)} AS t WHERE t.ctid = {literal(tid)}::tid"
     attempts = [(f"SELECT ({value}) IS NULL {source}", "") for value in values.values()]
     for rule in level.rules:

@@ -166,6 +166,8 @@ class TableTrial:
         cell = self._new_cell(column)
         if expression is not None:
             draft.ups.append(self._probe("up", expression, before, cell, column))
+        else:
+            draft.ups.append(self._fallback(before, cell, column))
         foreign_keys = self._apply_plain(operation)
         self._refresh({name: cell.id})
         draft.foreign_keys += [replace(f, columns=(cell.id,)) for f in foreign_keys]
@@ -201,6 +203,8 @@ class TableTrial:
         self._refresh({})
         if isinstance(operation.down, str):
             draft.downs.append(self._probe("down", operation.down, draft.spec, cell, column))
+        else:
+            draft.downs.append(self._fallback(draft.spec, cell, column))
 
     def _check_droppable(self, name: str) -> None:
         physical = self.draft.cells[self.draft.shape[name]].physical
@@ -325,6 +329,13 @@ class TableTrial:
         types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
         definition = render_function((JOURNAL_SCHEMA, name), types, column.type, expression, form=form, table=spec.name)
         return Edge(target.id, cells, name, definition, str(self._item and self._item.describe()), expression)
+
+    def _fallback(self, spec: TableSpec, target: Cell, column: Column) -> Edge:
+        """Return the edge that gives a cell its column's default, for want of anything better."""
+        default = None if column.generated else column.default
+        edge = self._probe("default", default or "NULL", spec, target, column)
+        self.draft.fallbacks.add(edge.function)
+        return edge
 
     def _bind_generated(self, cell_id: str, spec: TableSpec) -> None:
         """Make a function of a generated column: BEFORE triggers see NULL where the backfill sees the value."""

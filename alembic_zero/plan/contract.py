@@ -200,15 +200,17 @@ class Swap:
         return statements + self._drop_functions(self.level)
 
     def _flatten(self) -> list[str]:
+        """Put views straight on the base table that need no marker any more, those of newer versions too."""
         statements = []
+        after = self.flight.contracted(self.level)
         for view in self.kept:
-            if view.level != self.level:
-                continue
             tag = self.flight.tag_at(view.level)
             rendered = view_of_flight(view.schema, self.flight, view.level, self.facts, self.server_version)
-            if tag is not None:
+            if tag is not None and after.tag_at(view.level - self.level) is None:
                 statements += render_flattened(rendered)
                 statements.append(f"DROP VIEW {ident(JOURNAL_SCHEMA, inner_name(self.flight.id, tag, view.schema))}")
+            if view.level != self.level:
+                continue
             name = ident(view.schema, rendered.name)
             statements += [
                 f"ALTER VIEW {name} ALTER COLUMN {ident(c.logical)} DROP DEFAULT" for c in rendered.columns if c.default

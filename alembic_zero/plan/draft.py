@@ -21,6 +21,8 @@ class Draft:
     """A level that grows with each operation on its table.
 
     *foreign_keys* name cells in place of columns; *sources* maps a copy to the cell it replaces.
+    *fallbacks* are functions that give a column's default to a cell which nothing else derives: they
+    count only where the cell stays virtual, a physical one has its default in the table.
     """
 
     flight: Flight
@@ -34,6 +36,7 @@ class Draft:
     foreign_keys: list[ForeignKey] = field(default_factory=list)
     sources: dict[str, str] = field(default_factory=dict)
     generated: dict[str, Edge] = field(default_factory=dict)
+    fallbacks: set[str] = field(default_factory=set)
     dropped: bool = False
     count: int = 0
 
@@ -65,8 +68,8 @@ class Draft:
             migration=migration,
             spec=spec,
             shape=tuple((c.name, self.shape[c.name]) for c in spec.columns),
-            ups=tuple(self.ups),
-            downs=tuple(self.downs),
+            ups=self._counting(self.ups),
+            downs=self._counting(self.downs),
             dropped=self.dropped,
         )
         if physical is not None:
@@ -79,6 +82,9 @@ class Draft:
                 statistics=tuple(s for s in spec.statistics if self._touches(s.columns)),
             )
         return self._on_top(level)
+
+    def _counting(self, edges: Sequence[Edge]) -> tuple[Edge, ...]:
+        return tuple(e for e in edges if e.function not in self.fallbacks or self.cells[e.target].physical is None)
 
     def _on_top(self, level: Level) -> Flight:
         flight = replace(
@@ -177,7 +183,7 @@ class Draft:
         return any(self.shape[c] not in before for c in columns)
 
     def _derived(self) -> set[str]:
-        return {edge.target for edge in self.ups}
+        return {edge.target for edge in self._counting(self.ups)}
 
     def _rules(self, spec: TableSpec, physical: TableSpec) -> Iterator[Rule]:
         before, derived = self.before, self._derived()

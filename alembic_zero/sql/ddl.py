@@ -289,4 +289,5 @@ def rename_pairs(pairs: Iterable[tuple[str, str]], table: str) -> list[str]:
     sources = {before for before, _ in wanted}
     detour = {before: f"_zd_rename_{n}" for n, (before, after) in enumerate(wanted) if after in sources}
     first = [rename_column(table, before, name) for before, name in detour.items()]
-    return first + [rename_column(table, detour.get(before, before), after) for before, after in wanted]
+    straight = [rename_column(table, before, after) for before, after in wanted if before not in detour]
+    return first + straight + [rename_column(table, detour[b], after) for b, after in wanted if b in detour]

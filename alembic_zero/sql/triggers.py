@@ -304,8 +304,15 @@ class SyncTrigger:
         condition = " OR ".join(["forced", *(self._flag(c) for c in cells)])
         target = self._ref("NEW", edge.target)
         # What the statement wrote stays: a derived cell is never in the writer's own shape.
-        flag = f" {self._flag(edge.target)} := true;" if edge.target in self.flagged else ""
+        flag = f" {self._mark_changed(edge.target)}" if edge.target in self.flagged else ""
         return f"{indent}IF {condition} THEN {target} := {composer.apply(edge)};{flag} END IF;\n"
+
+    def _mark_changed(self, cell_id: str) -> str:
+        """Text that flags a recomputed cell, unless it is what it was: nothing follows from that."""
+        return (
+            f"{self._flag(cell_id)} := true; IF {_eq('TG_OP', literal('UPDATE'))} THEN "
+            f"{self._flag(cell_id)} := {self._image_differs([cell_id])}; END IF;"
+        )
 
     def _downs(self) -> str:
         text = ""

@@ -19,9 +19,7 @@ from alembic_zero.names import (
 )
 
 # What PostgreSQL takes in an identifier: any text without NUL that UTF-8 can hold.
-identifiers = st.text(
-    st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=80
-)
+identifiers = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), min_size=1, max_size=80)
 
 
 @pytest.mark.parametrize("revision", ["3f2a9c", "r1", "a_b", base_revision, "x" * 40])

@@ -116,9 +116,7 @@ def test_directive__all__registered_and_typed_alike(operation_class):
     assert list(inspect.signature(typed).parameters.values()) == parameters
     assert inspect.signature(typed).return_annotation == declared.return_annotation
     registered = inspect.signature(getattr(Operations, name)).parameters.values()
-    assert [(p.name, p.kind, p.default) for p in registered][1:] == [
-        (p.name, p.kind, p.default) for p in parameters
-    ]
+    assert [(p.name, p.kind, p.default) for p in registered][1:] == [(p.name, p.kind, p.default) for p in parameters]
     assert callable(getattr(alembic_op, name))
     assert inspect.getdoc(getattr(Operations, name)) == inspect.getdoc(typed)
 
@@ -362,9 +360,7 @@ def test_direct__up_without_type__every_row_before_not_null(script):
 
 
 def test_direct__identity_default__is_not_dropped_as_a_default(script):
-    script.op.zd_alter_column(
-        "t", "a", type_=sa.BigInteger, server_default=None, existing_server_default=sa.Identity()
-    )
+    script.op.zd_alter_column("t", "a", type_=sa.BigInteger, server_default=None, existing_server_default=sa.Identity())
     assert script.statements() == [
         "ALTER TABLE t ALTER COLUMN a TYPE BIGINT",
         "ALTER TABLE t ALTER COLUMN a DROP IDENTITY",
@@ -389,9 +385,7 @@ def test_direct__without_expressions__as_plain_alembic(script):
 
 
 def test_direct__execute__expand_then_contract_unchanged(script):
-    script.op.zd_execute(
-        expand=["SELECT ':x', '%s\t%%'", "SELECT 2 -- end"], contract="SELECT 3", rollback="no"
-    )
+    script.op.zd_execute(expand=["SELECT ':x', '%s\t%%'", "SELECT 2 -- end"], contract="SELECT 3", rollback="no")
     assert script.statements() == ["SELECT ':x', '%s\t%%'", "SELECT 2 -- end", "SELECT 3"]
     assert "-- end\n;" in script.buffer.getvalue()
 
