@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import read_facts, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import describe_quarantined
-from alembic_zero.names import MARKER, client_suffix, version_schema
+from alembic_zero.execute.sending import send
+from alembic_zero.names import MARKER, client_suffix, internal_name, version_schema
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.step import Kind, Plan, Step
@@ -165,7 +167,7 @@ class Completion:
                 (quarantined_condition(part, marker), "quarantined"),
                 (todo_condition(part, marker), "not synchronised"),
             ):
-                if executor.bare.exec_driver_sql(render_remaining(part, condition)).scalar_one():
+                if send(executor.bare, render_remaining(part, condition)).scalar_one():
                     self._refuse_rows(executor, part, target, name, what)
 
     def _refuse_rows(self, executor: Executor, flight: Flight, target: Migration, name: str, what: str) -> None:
@@ -197,14 +199,18 @@ class Completion:
             tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
             handled: dict[str, list[str]] = {}
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
-            buried = [text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled)]
+            buried = [
+                text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled, m.id)
+            ]
         steps: list[Step] = []
         for flight in self._flights(target):
             if not any(level.dropped for level in flight.levels[: flight.level_of(target.id)]):
                 steps += plan_validation(flight, flight.level_of(target.id), source)
         if tombs:
             steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
-        steps += [swap.plan(source) for swap in _children_first(swaps)]
+        ordered = _vacating_first(_children_first(swaps))
+        steps += [swap.plan(source) for swap in ordered]
+        steps += [swap.plan_arrival(source) for swap in ordered if swap.detour is not None]
         steps += self._custom(target, source)
         if buried:
             steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried), forward_only=True))
@@ -266,3 +272,27 @@ def _children_first(swaps: list[Swap]) -> list[Swap]:
     for name in sorted(by_name):
         visit(name)
     return [s for s in ordered if s.is_dropped] + [s for s in ordered if not s.is_dropped]
+
+
+def _vacating_first(swaps: list[Swap]) -> list[Swap]:
+    """Order swaps so that a table's new name is free when it gets there; break rings by a detour."""
+    waiting, ordered = list(swaps), []
+    while waiting:
+        held = {(s.flight.schema, s.flight.name) for s in waiting}
+        free = [s for s in waiting if s.is_dropped or not _moves(s) or (s.flight.schema, _destination(s)) not in held]
+        if not free:
+            detour = internal_name("_zd", str(waiting[0].flight.id), _destination(waiting[0]))
+            free = [waiting[0]]
+            ordered.append(replace(waiting[0], detour=detour))
+        else:
+            ordered += free
+        waiting = [s for s in waiting if s not in free]
+    return ordered
+
+
+def _destination(swap: Swap) -> str:
+    return swap.flight.contracted(swap.level).name
+
+
+def _moves(swap: Swap) -> bool:
+    return _destination(swap) != swap.flight.name

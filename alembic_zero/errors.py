@@ -28,6 +28,7 @@ class ZeroError(Exception):
         self.revision = revision
         self.table = table
         self.next_command = next_command
+        self.message = message
         text = f"[{code}] {message}"
         super().__init__(f"{text}; next: {next_command}" if next_command else text)
 

@@ -163,8 +163,13 @@ class Recorder:
         :raises RefusedError: it writes through ``op.get_bind()``.
         """
         self._revision = revision
-        with self._installed(), self._read_only(revision):
-            function(**kw)
+        try:
+            with self._installed(), self._read_only(revision):
+                function(**kw)
+        except RefusedError as error:
+            if error.revision is not None:
+                raise
+            raise RefusedError(f"revision {revision!r}: {error.message}", code=error.code, revision=revision) from error
 
     @contextmanager
     def _installed(self) -> Iterator[None]:
@@ -208,7 +213,7 @@ class Recorder:
             if ordinary.kind == "create_table":
                 self._created.add((ordinary.schema or self._default_schema, str(ordinary.table)))
             elif self._is_created(ordinary.schema, ordinary.table):
-                ordinary = replace(ordinary, blocking=None)
+                ordinary = replace(ordinary, blocking=None, created=ordinary.kind != "sql")
                 self._follow(construct, ordinary)
             self.add(ordinary)
 

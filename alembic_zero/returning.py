@@ -76,7 +76,9 @@ class Rollback:
                 for flight in state.flights
                 if flight.levels and flight.levels[-1].migration == migration.id
             ]
-            buried = publisher.bury(migration.revision, migration.schemas, migration.from_revision, handled)
+            buried = publisher.bury(
+                migration.revision, migration.schemas, migration.from_revision, handled, migration.id
+            )
         steps = [Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs))] if tombs else []
         steps += tables
         if buried:

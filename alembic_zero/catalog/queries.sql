@@ -194,7 +194,8 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table, con.con
 
 -- name: dependents
 -- Objects of users that read a column and would block its removal: views, policies, functions.
-SELECT a.attname AS column, pg_describe_object(d.classid, COALESCE(r.ev_class, d.objid), 0) AS object
+SELECT a.attname AS column, CASE WHEN r.ev_class IS NULL THEN pg_describe_object(d.classid, d.objid, 0)
+            ELSE pg_describe_object('pg_class'::regclass, r.ev_class, 0) END AS object
   FROM pg_depend d
   JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
   LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.quarantine import describe_quarantined
+from alembic_zero.execute.sending import send
 from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
@@ -88,7 +89,7 @@ class Backfill:
         return [
             ((leaf["schema"], leaf["name"]), row[0], row[1])
             for leaf in read_rows(self.bare, "leaves", oid=flight.relation)
-            for row in self.bare.exec_driver_sql(render_left((leaf["schema"], leaf["name"]), condition))
+            for row in send(self.bare, render_left((leaf["schema"], leaf["name"]), condition))
         ]
 
     @staticmethod
@@ -139,10 +140,10 @@ class Backfill:
 
     def _set_replication_role(self, role: str) -> None:
         with self.work.begin():
-            self.work.exec_driver_sql(f"SET session_replication_role = {role}")
+            send(self.work, f"SET session_replication_role = {role}")
 
     def _any(self, flight: Flight, condition: str) -> bool:
-        return bool(self.bare.exec_driver_sql(render_remaining(flight, condition)).scalar_one())
+        return bool(send(self.bare, render_remaining(flight, condition)).scalar_one())
 
     def _start_block(self, flight: Flight, leaf: Mapping[str, Any]) -> int:
         key = {"oid": leaf["oid"], "generation": flight.levels[-1].generation}
@@ -167,7 +168,7 @@ class Backfill:
             self._note(flight, leaf, block, rows)
             size = next_range_blocks(size, time.monotonic() - started)
             if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
-                self.bare.exec_driver_sql(render_vacuum(name))
+                send(self.bare, render_vacuum(name))
                 vacuumed = block
             if time.monotonic() - said > 2:
                 said = time.monotonic()
@@ -210,4 +211,4 @@ class Backfill:
     def _execute(self, statement: str) -> int:
         with self.work.begin():
             self.rules.set_timeout(self.work)
-            return self.work.exec_driver_sql(statement, execution_options={"no_parameters": True}).rowcount
+            return int(send(self.work, statement).rowcount)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import Backfill
+from alembic_zero.execute.sending import send
 from alembic_zero.execute.session import autocommit
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.step import Kind
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from alembic_zero.execute.session import Sessions
     from alembic_zero.lens.lens import Flight
     from alembic_zero.plan.step import Plan, Step
-
-_RAW = {"no_parameters": True}
 
 
 @dataclass
@@ -82,7 +81,7 @@ class Executor:
             with self.work.begin():
                 self.rules.set_timeout(self.work)
                 for statement in statements:
-                    self.work.exec_driver_sql(statement, execution_options=_RAW)
+                    send(self.work, statement)
 
         self.rules.retry(name, [], attempt)
 
@@ -92,7 +91,7 @@ class Executor:
             return
         if step.kind == Kind.AUTOCOMMIT:
             for statement in step.statements:
-                self.bare.exec_driver_sql(statement, execution_options=_RAW)
+                send(self.bare, statement)
         elif step.kind == Kind.INDEX:
             self._build_index(step)
         else:
@@ -118,7 +117,7 @@ class Executor:
                 else:
                     self.rules.set_timeout(self.work)
                 for statement in step.statements:
-                    self.work.exec_driver_sql(statement, execution_options=_RAW)
+                    send(self.work, statement)
                 if step.state is not None and step.table is not None:
                     self.journal.put_flight_json(self.work, step.table, step.state)
                 self.journal.finish_step(self.work, migration.id, phase, position)
@@ -134,12 +133,12 @@ class Executor:
             return
         drop = f"DROP INDEX CONCURRENTLY IF EXISTS {ident(schema, name)}"
         if rows:
-            self.bare.exec_driver_sql(drop, execution_options=_RAW)
+            send(self.bare, drop)
         try:
             for statement in step.statements:
-                self.bare.exec_driver_sql(statement, execution_options=_RAW)
+                send(self.bare, statement)
         except DBAPIError:
-            self.bare.exec_driver_sql(drop, execution_options=_RAW)
+            send(self.bare, drop)
             raise
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
+from alembic_zero.execute.sending import send
 from alembic_zero.lens.lens import Flight
 from alembic_zero.plan.step import Plan
 from alembic_zero.sql import journal as sql
@@ -92,7 +93,7 @@ class Journal:
         if connection.execute(text(sql.EXISTS)).scalar_one():
             return
         for statement in sql.CREATE_JOURNAL:
-            connection.exec_driver_sql(statement)
+            send(connection, statement)
 
     def add_migration(self, connection: Connection, migration: Migration, last_generation: int) -> None:
         """Record a migration, with the plan that it will follow also after a crash."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.sending import send
 from alembic_zero.operations.errors import LockTimeoutError
 from alembic_zero.sql import ddl
 
@@ -60,7 +61,7 @@ class LockRules:
     def set_timeout(self, connection: Connection) -> None:
         """Set lock_timeout for the rest of the transaction."""
         value = lock_timeout_ms(self.deadlock_timeout_ms)
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {value}")
+        send(connection, f"SET LOCAL lock_timeout = {value}")
 
     def take(self, connection: Connection, locks: Sequence[Lock]) -> None:
         """Take all locks of a step, views before base tables, tables in the order given.
@@ -69,18 +70,18 @@ class LockRules:
         that no client notices, with time enough, then the strong ones, with little.
         """
         patience = self.deadlock_timeout_ms + _AUTOVACUUM_MARGIN_MS
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {patience}")
+        send(connection, f"SET LOCAL lock_timeout = {patience}")
         for lock in locks:
             if not lock.view:
-                connection.exec_driver_sql(ddl.lock_table(lock.relation, "SHARE UPDATE EXCLUSIVE"))
+                send(connection, ddl.lock_table(lock.relation, "SHARE UPDATE EXCLUSIVE"))
         self.set_timeout(connection)
         for lock in locks:
             if lock.view:
                 # LOCK TABLE on a view goes on to its table at once, before the next view: clients of
                 # that one would hold it while they wait for the table. This locks the view alone.
-                connection.exec_driver_sql(f"ALTER VIEW {lock.relation} RESET (security_barrier)")
+                send(connection, f"ALTER VIEW {lock.relation} RESET (security_barrier)")
         for lock in [lock for lock in locks if not lock.view]:
-            connection.exec_driver_sql(ddl.lock_table(lock.relation, lock.mode))
+            send(connection, ddl.lock_table(lock.relation, lock.mode))
 
     def retry(self, name: str, oids: Sequence[int], attempt: Callable[[], None]) -> None:
         """Call *attempt* until it gets its locks.
@@ -110,7 +111,7 @@ class LockRules:
                 return
 
     def _blockers(self, oids: Sequence[int]) -> str:
-        own = [row[0] for row in self.observer.exec_driver_sql("SELECT pg_backend_pid()")]
+        own = [row[0] for row in send(self.observer, "SELECT pg_backend_pid()")]
         rows = read_rows(self.observer, "blockers", oids=list(oids), own=own)
         self.observer.rollback()
         found = [f"pid {r['pid']} ({r['state']} for {r['seconds']} s: {r['query']!r})" for r in rows[:3]]

@@ -12,7 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
-from alembic_zero.execute.trial import TableTrial, run_sql
+from alembic_zero.execute.sending import send
+from alembic_zero.execute.trial import TableTrial
 from alembic_zero.lens.lens import Cell, Flight
 from alembic_zero.names import MARKER, version_schema
 from alembic_zero.operations.base import ZdTableOperation
@@ -99,11 +100,11 @@ class Planner:
         self._generation = self.state.last_generation
         with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
-            run_sql(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
+            send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
             for position, item in enumerate(items):
                 self._try(connection, position, item)
             flights = self._finish(connection, migration, revision)
-        prelude = [i.operation.text for i in items if isinstance(i.operation, Ordinary) and _is_harmless(i.operation)]
+        prelude = [text for item in items for text in harmless_texts(item)]
         for flight in flights.values():
             self._rehearse(flight, prelude)
         return self._assemble(items, flights)
@@ -113,13 +114,27 @@ class Planner:
     def _try(self, connection: Connection, position: int, item: Item) -> None:
         operation = item.operation
         if isinstance(operation, Ordinary):
-            self._try_ordinary(connection, item, operation)
-        elif isinstance(operation, ZdTableOperation):
+            self._check_ordinary(item, operation)
+        for text in harmless_texts(item):
+            self._try_text(connection, item, text)
+        if isinstance(operation, Ordinary | ZdExecuteOp):
+            return
+        if isinstance(operation, ZdTableOperation):
             trial = self._resolve(connection, item, operation)
+            trial.given_up = self._given_up(trial)
             trial.apply(item)
             self._positions.setdefault(trial.draft.flight.id, []).append(position)
 
-    def _try_ordinary(self, connection: Connection, item: Item, operation: Ordinary) -> None:
+    def _given_up(self, trial: TableTrial) -> set[str]:
+        """Return physical table names that no version will show any more once everything is contracted."""
+        drafts = [t.draft for t in self._trials.values()]
+        flying = [f for f in self.state.flights if f.relation not in {d.flight.relation for d in drafts}]
+        shown = {d.spec.name for d in drafts if not d.dropped and d is not trial.draft}
+        shown |= {f.spec_at(len(f.levels)).name for f in flying if not any(level.dropped for level in f.levels)}
+        return {f.name for f in [d.flight for d in drafts] + flying} - shown
+
+    @staticmethod
+    def _check_ordinary(item: Item, operation: Ordinary) -> None:
         if operation.blocking:
             raise RefusedError(
                 f"{item.describe()}: {operation.blocking}; nothing was changed",
@@ -127,11 +142,12 @@ class Planner:
                 revision=item.revision,
                 table=operation.table,
             )
-        if not _is_harmless(operation):
-            return
+
+    @staticmethod
+    def _try_text(connection: Connection, item: Item, text: str) -> None:
         savepoint = connection.begin_nested()
         try:
-            run_sql(connection, operation.text)
+            send(connection, text)
         except DBAPIError as error:
             savepoint.rollback()
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
@@ -219,11 +235,11 @@ class Planner:
         column = MARKER if flight.has_marker else _updatable_column(flight)
         try:
             for statement in statements:
-                run_sql(connection, statement)
+                send(connection, statement)
             if column is not None:
                 target = f"SELECT tableoid, ctid FROM {table} LIMIT 1"
-                run_sql(connection, _touch_one(table, ident(column), target))
-                run_sql(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+                send(connection, _touch_one(table, ident(column), target))
+                send(connection, "SET CONSTRAINTS ALL IMMEDIATE")
         except DBAPIError as error:
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise
@@ -246,11 +262,9 @@ class Planner:
         hoisted: set[int] = set()
         for position, item in enumerate(items):
             operation = item.operation
-            if isinstance(operation, Ordinary) and position not in hoisted:
-                steps.append(self._ordinary_step(item, operation))
-            elif isinstance(operation, ZdExecuteOp):
-                if operation.expand:
-                    steps.append(_custom_step("expand", item, operation.expand, operation.rollback))
+            if position not in hoisted:
+                steps += self._own_steps(item)
+            if isinstance(operation, ZdExecuteOp):
                 contract += operation.contract
             for oid, positions in self._positions.items():
                 if positions[0] == position:
@@ -283,11 +297,19 @@ class Planner:
         """
         steps = []
         for position in range(positions[0], positions[-1]):
-            operation = items[position].operation
-            if isinstance(operation, Ordinary) and _is_harmless(operation) and position not in hoisted:
+            if position not in hoisted and harmless_texts(items[position]):
                 hoisted.add(position)
-                steps.append(self._ordinary_step(items[position], operation))
+                steps += self._own_steps(items[position])
         return steps
+
+    def _own_steps(self, item: Item) -> list[Step]:
+        """Return the step of an ordinary operation or of zd_execute; none for operations on a table."""
+        operation = item.operation
+        if isinstance(operation, Ordinary):
+            return [self._ordinary_step(item, operation)]
+        if isinstance(operation, ZdExecuteOp) and (operation.expand or operation.rollback):
+            return [_custom_step("expand", item, operation.expand, operation.rollback)]
+        return []
 
     def _ordinary_step(self, item: Item, operation: Ordinary) -> Step:
         name = operation.describe()
@@ -330,18 +352,25 @@ def _touch_one(table: str, column: str, target: str) -> str:
     )
 
 
-def _is_harmless(operation: Ordinary) -> bool:
-    """Return whether a statement can be tried: it locks nothing that clients use, and later items may need it."""
-    if operation.kind == "create_table":
-        return True
-    words = operation.text.upper().split(None, 4)
-    return (
-        operation.kind == "sql"
-        and not operation.autocommit
-        and bool(words)
-        and words[0] == "CREATE"
-        and not {"INDEX", "TRIGGER", "RULE", "POLICY"} & set(words[:4])
-    )
+def harmless_texts(item: Item) -> list[str]:
+    """Return an item's statements that can be tried: they lock nothing that clients use.
+
+    Types, functions and tables that later operations may need; never something that takes long.
+    """
+    operation = item.operation
+    if isinstance(operation, Ordinary):
+        if operation.autocommit:
+            return []
+        tried = operation.created or operation.kind == "create_table" or _creates_definition(operation.text)
+        return [operation.text] if tried and operation.kind != "dml" else []
+    if isinstance(operation, ZdExecuteOp) and operation.expand and all(map(_creates_definition, operation.expand)):
+        return list(operation.expand)
+    return []
+
+
+def _creates_definition(text: str) -> bool:
+    words = text.upper().split(None, 4)
+    return bool(words) and words[0] == "CREATE" and not {"INDEX", "TRIGGER", "RULE", "POLICY"} & set(words[:4])
 
 
 def _message(error: DBAPIError) -> str:

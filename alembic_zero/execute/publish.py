@@ -14,6 +14,7 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.views import (
     VersionSchema,
     ViewColumn,
+    inner_name,
     render_bury,
     render_prune,
     render_schema,
@@ -132,11 +133,17 @@ class Publisher:
         ]
 
     def bury(
-        self, revision: str, schemas: Sequence[str], successor: str, handled: Mapping[str, Sequence[str]]
+        self,
+        revision: str,
+        schemas: Sequence[str],
+        successor: str,
+        handled: Mapping[str, Sequence[str]],
+        migration: int = 0,
     ) -> list[str]:
         """Return the statements that end a version: tombstones for all its remaining views.
 
         :param handled: by version schema, views that a table's own step has buried already.
+        :param migration: the version's number, by which tables in flight know what it sees.
         """
         statements: list[str] = []
         for schema in self._existing(revision, schemas):
@@ -144,6 +151,7 @@ class Publisher:
             for row in read_rows(self.connection, "views", schema=name):
                 if row["name"] not in handled.get(name, ()):
                     statements += self._bury_view(name, schema, row["name"])
+                    statements += self._drop_inner(name, schema, row["name"], migration)
             statements += render_bury(name, revision, successor)
         return statements
 
@@ -161,6 +169,14 @@ class Publisher:
             f"DROP TABLE IF EXISTS {table}",
             *tombstone_of(view_schema, replace(view, indexes=usable)),
         ]
+
+    def _drop_inner(self, view_schema: str, schema: str, name: str, migration: int) -> list[str]:
+        for flight in self.flights:
+            level = flight.level_of(migration)
+            tag = flight.tag_at(level)
+            if tag is not None and (flight.schema, flight.spec_at(level).name) == (schema, name):
+                return [f"DROP VIEW IF EXISTS {ident(JOURNAL_SCHEMA, inner_name(flight.id, tag, view_schema))}"]
+        return []
 
     def _existing(self, revision: str, schemas: Sequence[str]) -> list[str]:
         return [

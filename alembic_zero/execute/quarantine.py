@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.sending import send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
@@ -25,7 +26,7 @@ def count_quarantined(connection: Connection, flight: Flight) -> int:
     """Return how many rows of a table are quarantined."""
     condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
     table = ident(flight.schema, flight.name)
-    return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one())
+    return int(send(connection, f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one())
 
 
 def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> list[dict[str, Any]]:
@@ -36,9 +37,10 @@ def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> 
     keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.relation)]
     shown = ", ".join(f"t.{ident(key)}::text" for key in keys) or "t.ctid::text"
     condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
-    rows = connection.exec_driver_sql(
+    rows = send(
+        connection,
         f"SELECT t.ctid::text, ROW({shown})::text FROM {ident(flight.schema, flight.name)} AS t "
-        f"WHERE {condition} ORDER BY t.ctid LIMIT {limit}"
+        f"WHERE {condition} ORDER BY t.ctid LIMIT {limit}",
     ).all()
     name = f"({', '.join(keys) or 'ctid'})"
     return [{"key": f"{name}={row[1]}", "error": _explain(connection, flight, row[0])} for row in rows]
@@ -49,7 +51,7 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
         for statement, failure in _attempts(flight, level, tid):
             savepoint = connection.begin_nested()
             try:
-                value = connection.exec_driver_sql(statement, execution_options={"no_parameters": True}).scalar()
+                value = send(connection, statement).scalar()
             except DBAPIError as error:
                 savepoint.rollback()
                 diagnostics = getattr(error.orig, "diag", None)

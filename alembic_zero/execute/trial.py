@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from alembic_zero.catalog.reader import read_spec
+from alembic_zero.catalog.reader import read_rows, read_spec
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.sending import send, send_single
 from alembic_zero.lens.lens import Cell, Edge, Flight
 from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
@@ -38,14 +40,10 @@ if TYPE_CHECKING:
 _PROBE = "_zd_probe"
 
 
-def run_sql(connection: Connection, text: str) -> Any:
-    """Send finished text without any parameter processing."""
-    return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
-
-
-def _cause(error: DBAPIError) -> str:
-    diagnostics = getattr(error.orig, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
+def _cause(error: DBAPIError | psycopg.Error) -> str:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    diagnostics = getattr(original, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(original)
     detail = getattr(diagnostics, "message_detail", None)
     return f"{message} ({detail})" if detail else str(message)
 
@@ -73,13 +71,14 @@ class TableTrial:
         self.draft.generated = {edge.target: edge for edge in flight.generated}
         self.draft.foreign_keys = [replace(f, columns=tuple(shape[c] for c in f.columns)) for f in spec.foreign_keys]
         self._item: Item | None = None
+        self.given_up: set[str] = set()
         for statement in ddl.create_copy(spec, TRIAL_SCHEMA):
             self._run(statement)
 
     # -- talking to the server ------------------------------------------------------------
 
     def _run(self, text: str) -> Any:
-        return run_sql(self._connection, text)
+        return send(self._connection, text)
 
     @property
     def _table(self) -> str:
@@ -132,6 +131,11 @@ class TableTrial:
             self._rename_table(operation)
         elif isinstance(operation, ZdDropTableOp):
             self._drop_table()
+
+    def _names_in_use(self) -> set[str]:
+        """Return the names of the schema that no table in flight is about to give up."""
+        rows = read_rows(self._connection, "relation_names", schema=self.draft.flight.schema)
+        return {row["name"] for row in rows} - self.given_up
 
     def _apply_plain(self, operation: ZdTableOperation) -> list[ForeignKey]:
         """Run the plain DDL on the copy; return the foreign keys that it would have added."""
@@ -237,7 +241,9 @@ class TableTrial:
             return
         self._check_droppable(name)
         self._check_reversible(operation, column, after)
-        sequence = bool(column.identity or (column.owned_sequence and column.default == after.default))
+        owned = self.draft.origin_column(cell.id)
+        serial = owned is not None and owned.owned_sequence is not None and column.default == after.default
+        sequence = column.identity is not None or serial
         copy = self._new_cell(after, sequence_of=cell.id if sequence else None)
         self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))
         self._apply_plain(operation)
@@ -274,6 +280,8 @@ class TableTrial:
             )
 
     def _rename_table(self, operation: ZdRenameTableOp) -> None:
+        if operation.new_table_name in self._names_in_use():
+            raise self._refuse(f"{self.draft.flight.schema}.{operation.new_table_name} exists already", "ZD203")
         self._apply_plain(operation)
         self.draft.spec = replace(self.draft.spec, name=operation.new_table_name)
         self._refresh({})
@@ -285,6 +293,7 @@ class TableTrial:
                 raise self._refuse(f"foreign key {constraint!r} of {table} references it; drop that first", "ZD208")
         for column, thing in facts.dependents:
             raise self._refuse(f"{thing} depends on its column {column!r}; drop or change it first", "ZD207")
+        self._run(f"DROP TABLE {self._table}")
         self.draft.dropped = True
 
     # -- the draft ------------------------------------------------------------------------
@@ -321,7 +330,7 @@ class TableTrial:
                 inputs = self._read_inputs(expression, spec)
                 self._check_update_form(expression, spec, column)
                 form = self._find_form(name, expression, spec, inputs, column)
-            except DBAPIError as error:
+            except (DBAPIError, psycopg.Error) as error:
                 raise self._refuse(f"{arguments}: {_cause(error)}", "ZD210", error) from error
         cells = tuple(self.draft.shape[i] for i in inputs)
         for cell in cells:
@@ -351,7 +360,7 @@ class TableTrial:
     def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
         probe = ident(TRIAL_SCHEMA, _PROBE)
         table = ident(TRIAL_SCHEMA, spec.name)
-        self._run(f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
+        send_single(self._connection, f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
         rows = self._run(
             "SELECT c.oid::regclass::text AS relation, c.oid = "
             f"{literal(table)}::regclass AS own, a.attname FROM pg_rewrite r "

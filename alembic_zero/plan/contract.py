@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
@@ -119,6 +119,7 @@ class Swap:
 
     :param gone: views of versions that end here; they become tombstones.
     :param kept: views of the version that is completed and of newer ones.
+    :param detour: name that the table gets first, because another one still holds its new name.
     """
 
     flight: Flight
@@ -127,10 +128,33 @@ class Swap:
     gone: Sequence[PublishedView]
     kept: Sequence[PublishedView]
     server_version: int
+    detour: str | None = None
+
+    @property
+    def after(self) -> Flight:
+        """The table's flight after the swap."""
+        after = self.flight.contracted(self.level)
+        return after if self.detour is None else replace(after, name=self.detour)
+
+    def plan_arrival(self, source: str) -> Step:
+        """Return the step that gives a table its new name, once that is free."""
+        final = self.flight.contracted(self.level)
+        table = ident(self.flight.schema, str(self.detour))
+        return Step(
+            f"rename to {final.schema}.{final.name}",
+            Kind.TRANSACTION,
+            source,
+            (f"ALTER TABLE {table} RENAME TO {ident(final.name)}",),
+            (Lock(table, LockMode.ACCESS_EXCLUSIVE, self.flight.relation),),
+            LockMode.ACCESS_EXCLUSIVE,
+            table=self.flight.id,
+            forward_only=True,
+            state=final.to_json() if final.levels else "",
+        )
 
     def plan(self, source: str) -> Step:
         """Return the step: one transaction, all locks first, retried whole."""
-        after = self.flight.contracted(self.level)
+        after = self.after
         locks = [view_lock(self.flight, v) for v in (*self.gone, *self.kept)]
         locks.append(table_lock(self.flight, LockMode.ACCESS_EXCLUSIVE))
         dropped = self._dropped_foreign_keys()
@@ -262,10 +286,14 @@ class Swap:
                 statements.append(f"ALTER TABLE {self._table} ALTER COLUMN {ident(name)} SET NOT NULL")
                 statements.append(ddl.drop_constraint(self._table, rule.helper_name))
         based = {c for _, c in self.flight.shape}
-        for column, cell in self._columns():
-            if column.not_null_name and cell.id not in based:
-                statements.append(_rename_not_null(self._table, column.name, column.not_null_name))
-        return statements
+        wanted = [
+            (column.name, column.not_null_name)
+            for column, cell in self._columns()
+            if column.not_null_name and cell.id not in based
+        ]
+        # By way of temporary names: two columns may have exchanged theirs.
+        statements += [_rename_not_null(self._table, c, f"_zd_not_null_{n}") for n, (c, _) in enumerate(wanted)]
+        return statements + [_rename_not_null(self._table, column, name) for column, name in wanted]
 
     def _rules(self) -> list[Rule]:
         shown = {cell for _, cell in self.flight.shape_at(self.level)}

@@ -123,10 +123,15 @@ class Draft:
         source = self.sources.get(cell_id)
         return cell_id if source is None else self._origin(source)
 
+    def origin_column(self, cell_id: str) -> Column | None:
+        """Return how the column was described before the first operation, None for a new one."""
+        names = {cell: name for name, cell in self.flight.shape_at(len(self.flight.levels))}
+        name = names.get(self._origin(cell_id))
+        return None if name is None else self._old.column(name)
+
     def _carried_spec(self) -> TableSpec:
         """Return the copy's description with what a copy in another schema cannot keep."""
         old = self._old
-        old_columns = {cell: old.column(name) for name, cell in self.flight.shape_at(len(self.flight.levels))}
         by_index = {i.name: i for i in old.indexes}
         by_check = {c.name: c for c in old.checks}
         by_statistics = {s.name: s for s in old.statistics}
@@ -135,9 +140,7 @@ class Draft:
             self.spec,
             schema=self.flight.schema,
             comment=old.comment,
-            columns=tuple(
-                self._carried_column(c, old_columns.get(self._origin(self.shape[c.name]))) for c in self.spec.columns
-            ),
+            columns=tuple(self._carried_column(c, self.origin_column(self.shape[c.name])) for c in self.spec.columns),
             indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in self.spec.indexes),
             checks=tuple(
                 replace(c, comment=by_check[c.name].comment) if c.name in by_check else c for c in self.spec.checks

@@ -16,6 +16,7 @@ class Ordinary:
     :param kind: ``create_table``, ``add_column``, ... or ``sql`` for text and DML.
     :param inverse: statements that take it back, empty if nothing does.
     :param index: schema and name of an index that is built concurrently.
+    :param created: its table is created by the same upgrade.
     :param blocking: why live clients would suffer, and what to call instead; None if they do not.
     """
 
@@ -27,6 +28,7 @@ class Ordinary:
     autocommit: bool = False
     blocking: str | None = None
     index: tuple[str | None, str] | None = None
+    created: bool = False
 
     def describe(self) -> str:
         """Return the statement in one line."""

@@ -1,0 +1,26 @@
+"""Send finished SQL text: the drivers must not look for parameters in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+
+def send(connection: Connection, text: str) -> Any:
+    """Execute *text* character by character as it is, and return the cursor result.
+
+    A percent sign in an identifier or a user's expression is not a placeholder.
+    """
+    return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+
+
+def send_single(connection: Connection, text: str) -> None:
+    """Execute *text*, which must be one statement; the server refuses a second one after a semicolon.
+
+    By the extended query protocol, whose Parse message takes a single statement (PostgreSQL manual,
+    Message Flow).
+    """
+    driver_connection: Any = connection.connection.driver_connection
+    driver_connection.execute(text, prepare=True)
