@@ -233,13 +233,23 @@ def move_identity(schema: str, table: str, before: str, after: str, identity: Id
         f"ALTER TABLE {relation} ALTER COLUMN {ident(after)} ADD GENERATED {kind} AS IDENTITY "
         f"(SEQUENCE NAME {sequence} START WITH %s {options})"
     )
+    role = "CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END"
+    # The new sequence has the old one's rights, not those of ALTER DEFAULT PRIVILEGES.
+    revoke, grant = f"REVOKE ALL ON SEQUENCE {sequence} FROM ", f"GRANT %s ON SEQUENCE {sequence} TO %s"
     body = (
-        "DECLARE last bigint; called boolean;\nBEGIN\n"
+        "DECLARE last bigint; called boolean; rights aclitem[]; found record;\nBEGIN\n"
         f"  SELECT last_value, is_called INTO last, called FROM {sequence};\n"
+        f"  SELECT c.relacl INTO rights FROM pg_class c WHERE c.oid = {literal(sequence)}::regclass;\n"
         f"  {drop_column(relation, before)};\n"
         f"  EXECUTE format({literal(template)}, last);\n"
         f"  PERFORM setval({literal(sequence)}::regclass, last, called);\n"
-        f"  ALTER SEQUENCE {sequence} START WITH {identity.start};\nEND"
+        f"  ALTER SEQUENCE {sequence} START WITH {identity.start};\n"
+        f"  FOR found IN SELECT {role} AS role FROM pg_class c, LATERAL aclexplode(c.relacl) AS x\n"
+        f"                WHERE c.oid = {literal(sequence)}::regclass AND x.grantee <> c.relowner LOOP\n"
+        f"    EXECUTE {literal(revoke)} || found.role;\n  END LOOP;\n"
+        f"  FOR found IN SELECT {role} AS role, x.privilege_type FROM aclexplode(rights) AS x\n"
+        "                WHERE x.grantee <> x.grantor LOOP\n"
+        f"    EXECUTE format({literal(grant)}, found.privilege_type, found.role);\n  END LOOP;\nEND"
     )
     return block(body)
 

@@ -86,10 +86,10 @@ BAD = {
     "rename_table_to_sequence": ('op.zd_rename_table("t", "counter")', ["zd_rename_table", "counter"]),
     "on_a_view": ('op.zd_add_column("v", sa.Column("c", sa.Text))', ["zd_add_column", "v"]),
     "on_a_sequence": ('op.zd_rename_table("counter", "c")', ["zd_rename_table", "counter"]),
-    "view_on_dropped_column": ('op.zd_drop_column("t", "w")', ["zd_drop_column", "'w'", "view v"]),
+    "view_on_dropped_column": ('op.zd_drop_column("t", "w")', ["zd_drop_column", "'w'", "view public.v"]),
     "view_on_altered_column": (
         'op.zd_alter_column("t", "w", type_=sa.BigInteger, down="w::integer")',
-        ["zd_alter_column", "'w'", "view v"],
+        ["zd_alter_column", "'w'", "view public.v"],
     ),
     "referenced_table_dropped": ('op.zd_drop_table("u")', ["zd_drop_table", "child"]),
     "unknown_type": (
@@ -126,7 +126,7 @@ BAD = {
         for name, expression, words in (
             ("syntax", "n +", ["syntax"]),
             ("two_statements", "n; DROP TABLE u", ["syntax"]),
-            ("closes_parenthesis", "n) FROM t; DROP TABLE u; SELECT (1", ["syntax"]),
+            ("closes_parenthesis", "n) FROM t; DROP TABLE u; SELECT (1", ["multiple commands"]),
             ("unterminated_string", "'x", []),
             ("unterminated_comment", "n /* x", []),
             ("two_columns", "n, 1", []),

@@ -158,9 +158,7 @@ def test_pin__refused__connection_is_closed_and_the_pool_not_exhausted(database)
     engine = pin_engine(database.engine(poolclass=sa.QueuePool, pool_size=1, max_overflow=0), "r1")
     for _ in range(3):
         refuses(engine, "ZD604")
-    others = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert database.fetch(others) == [(0,)]
 
 
