@@ -27,7 +27,8 @@ FIRST_TAG, LAST_TAG = -999_999_999, -1
 class Cell(PlainData):
     """One instance of a column; *physical* is its name in the base table, None if virtual.
 
-    *sequence_of* names the cell whose identity or serial default also feeds this copy.
+    *sequence_of* names the cell whose identity or serial default also feeds this copy, *source* the
+    cell of the shape before that it replaces.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Cell(PlainData):
     physical: str | None = None
     generated: bool = False
     sequence_of: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

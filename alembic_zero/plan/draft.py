@@ -116,7 +116,9 @@ class Draft:
                 continue
             physical = name if name not in taken else internal_name("_zd", str(self.generation), name)
             taken.add(physical)
-            self.cells[cell_id] = replace(self.cells[cell_id], physical=physical)
+            origin = self._origin(cell_id)
+            source = origin if origin != cell_id else None
+            self.cells[cell_id] = replace(self.cells[cell_id], physical=physical, source=source)
 
     def _origin(self, cell_id: str) -> str:
         """Return the cell of the before-shape that a copy descends from, by way of other copies."""

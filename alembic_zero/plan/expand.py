@@ -52,7 +52,7 @@ def expansion_statements(flight: Flight, facts: TableFacts) -> list[str]:
     for column, cell in flight.columns_at(number):
         if cell.id not in known:
             statements += _new_column(table, column, cell, cell.id in derived)
-            statements += _copied_grants(flight, facts, table, column, cell)
+            statements += _copied_grants(flight, facts, table, cell)
     old_generated = {edge.function for edge in before.generated}
     if level.syncs:
         edges = [*flight.generated, *level.ups, *level.downs]
@@ -95,13 +95,11 @@ def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[s
     return statements
 
 
-def _copied_grants(flight: Flight, facts: TableFacts, table: str, column: Column, cell: Cell) -> list[str]:
+def _copied_grants(flight: Flight, facts: TableFacts, table: str, cell: Cell) -> list[str]:
     """Return the column privileges of the column that a copy replaces."""
-    number = len(flight.levels)
-    old = dict(flight.shape_at(number - 1)).get(column.name)
-    if old is None:
+    if cell.source is None:
         return []
-    before = flight.cell(old).physical
+    before = flight.cell(cell.source).physical
     grants: list[Grant] = [g for g in facts.column_grants if g.column == before]
     return [ddl.grant_on_column(table, str(cell.physical), g) for g in grants]
 
