@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.support import Comparison, new_project, say, spread, timed, title
+from bench.support import Comparison, new_project, process_cpu_s, say, spread, timed, title
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ class Cost:
     """What one run took."""
 
     seconds: float
+    cpu: float
     wal_mb: float
     growth: float
     steps: dict[str, float]
@@ -48,15 +50,22 @@ def _heap_bytes(database: Database) -> int:
     return int(database.value("SELECT pg_relation_size('items')"))
 
 
+def _ended_cpu_s(database: Database) -> float:
+    """Return CPU seconds of all server processes that have ended."""
+    time.sleep(0.3)  # the last one may have said goodbye only just now
+    return process_cpu_s(database.server.pid, children=True)
+
+
 def _measure(database: Database, work: Callable[[], object]) -> Cost:
-    heap, wal = _heap_bytes(database), database.wal_position()
+    heap, wal, cpu = _heap_bytes(database), database.wal_position(), _ended_cpu_s(database)
     said: list[str] = []
     seconds = timed(lambda: said.append(str(work())))
+    cpu = _ended_cpu_s(database) - cpu
     wal_mb = (database.wal_position() - wal) / 1e6
     steps: dict[str, float] = defaultdict(float)
     for name, took in _STEP.findall(said[0]):
         steps[name] += float(took)
-    return Cost(seconds, wal_mb, _heap_bytes(database) / heap, steps)
+    return Cost(seconds, cpu, wal_mb, _heap_bytes(database) / heap, steps)
 
 
 def _upgrade(server: Server, template: str, project: Project) -> Cost:
@@ -101,10 +110,13 @@ def run(server: Server, options: Options) -> None:
 
 def _report(rows: int, ours: list[Cost], plain: list[Cost]) -> None:
     total = Comparison(spread([c.seconds for c in ours]), spread([c.seconds for c in plain]))
+    cpu = Comparison(spread([c.cpu for c in ours]), spread([c.cpu for c in plain]))
     wal = Comparison(spread([c.wal_mb for c in ours]), spread([c.wal_mb for c in plain]))
     step = Comparison(spread([c.steps["backfill"] for c in ours]), total.yardstick)
     say(f"alembic upgrade      {total.measured.show(' s')}   one UPDATE {total.yardstick.show(' s')}")
     say(f"  ratio              {total.ratio.show()}")
+    say(f"server CPU           {cpu.measured.show(' s')}   one UPDATE {cpu.yardstick.show(' s')}")
+    say(f"  ratio              {cpu.ratio.show()}")
     say(f"backfill step alone  {step.measured.show(' s')}   ratio {step.ratio.show()}")
     for name in sorted({name for c in ours for name in c.steps} - {"backfill"}):
         say(f"  {name:18} {spread([c.steps[name] for c in ours]).show(' s')}")

@@ -1,15 +1,17 @@
 """What the trigger costs: statements on tables in flight, against twins that no migration touches.
 
-Each statement runs in a transaction that is rolled back, in turn with its yardstick.
+Each statement runs in a transaction that is rolled back, in turn with its yardstick. Times are CPU
+seconds of the server process, where the system tells them.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.support import interleave, new_project, say, title
+from bench.support import interleave, new_project, process_cpu_s, say, title
 
 if TYPE_CHECKING:
     from bench.support import Database, Options, Project, Server
@@ -102,11 +104,12 @@ def _run(database: Database, sql: str, truncate: str) -> float:
     with database.connect(autocommit=False) as connection:
         if truncate:
             connection.execute(f"TRUNCATE {truncate}".encode())
-        started = time.perf_counter()
+        pid = connection.info.backend_pid
+        wall, cpu = time.perf_counter(), process_cpu_s(pid)
         connection.execute(sql.encode())
-        took = time.perf_counter() - started
+        wall, cpu = time.perf_counter() - wall, process_cpu_s(pid) - cpu
         connection.rollback()
-    return took
+    return wall if math.isnan(cpu) else cpu
 
 
 def _measure(database: Database, case: Case, times: int) -> None:

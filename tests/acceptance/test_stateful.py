@@ -630,7 +630,7 @@ class TableMachine(RuleBasedStateMachine):
     def _upgrade(self, picker: Picker) -> None:
         """Write one or two revisions and upgrade; rows that do not fit are corrected, before or after."""
         self._repair(self.model.quarantined)
-        draft = Draft(self._top_shape(), TABLE)
+        draft = Draft(self.model.shape(self.model.top), TABLE)
         previous = self.revisions[-1]
         revisions = []
         for _ in range(1 + (rarely(picker, 4))):
@@ -781,17 +781,6 @@ class TableMachine(RuleBasedStateMachine):
                 assert [c.name for c in cursor.description] == [c.name for c in shape]
                 found = {row[0]: row for row in cursor}
                 _check_equal(source, shape, self.model.view(version), found)
-
-    def _top_shape(self) -> Shape:
-        """Return the newest shape; once nothing is in flight, the table's own order counts."""
-        shape = self.model.shape(self.model.top)
-        if self.model.levels:
-            return shape
-        rows = self.database.fetch(
-            "SELECT attname FROM pg_attribute WHERE attrelid = 'public.t'::regclass AND attnum > 0 ORDER BY attnum"
-        )
-        order = [name for (name,) in rows]
-        return tuple(sorted(shape, key=lambda column: order.index(column.name)))
 
     def check_catalog(self) -> None:
         """Compare the table's columns with the model's; with nothing in flight, nothing else may be there."""
