@@ -292,8 +292,8 @@ class Swap:
             if column.not_null_name and cell.id not in based
         ]
         # By way of temporary names: two columns may have exchanged theirs.
-        statements += [_rename_not_null(self._table, c, f"_zd_not_null_{n}") for n, (c, _) in enumerate(wanted)]
-        return statements + [_rename_not_null(self._table, column, name) for column, name in wanted]
+        statements += [ddl.rename_not_null(self._table, c, f"_zd_not_null_{n}") for n, (c, _) in enumerate(wanted)]
+        return statements + [ddl.rename_not_null(self._table, column, name) for column, name in wanted]
 
     def _rules(self) -> list[Rule]:
         shown = {cell for _, cell in self.flight.shape_at(self.level)}
@@ -430,17 +430,3 @@ def drop_functions(flight: Flight, gone: Sequence[Level], after: Flight) -> list
     kept = {e.function for e in after.generated}
     names += [e.function for e in flight.generated if e.function not in kept]
     return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in names]
-
-
-def _rename_not_null(table: str, column: str, wanted: str) -> str:
-    """Return a block that renames whatever NOT NULL constraint the column has (PostgreSQL 18)."""
-    body = (
-        "DECLARE found text;\nBEGIN\n"
-        "  SELECT c.conname INTO found FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid\n"
-        f"   WHERE c.conrelid = {literal(table)}::regclass AND c.contype = 'n' AND a.attname = {literal(column)}\n"
-        "     AND c.conkey = ARRAY[a.attnum];\n"
-        f"  IF found <> {literal(wanted)} THEN\n"
-        f"    EXECUTE format({literal(f'ALTER TABLE {table} RENAME CONSTRAINT %I TO %I')}, found, {literal(wanted)});\n"
-        "  END IF;\nEND"
-    )
-    return ddl.block(body)

@@ -219,6 +219,26 @@ def lock_table(relation: str, mode: str) -> str:
     return f"LOCK TABLE {relation} IN {mode} MODE"
 
 
+def _in_format(name: str) -> str:
+    """Return a quoted name for a template of the server's format(), in which a percent sign is doubled."""
+    return name.replace("%", "%%")
+
+
+def rename_not_null(table: str, column: str, wanted: str) -> str:
+    """Return a block that renames whatever NOT NULL constraint the column has (PostgreSQL 18)."""
+    template = f"ALTER TABLE {_in_format(table)} RENAME CONSTRAINT %I TO %I"
+    body = (
+        "DECLARE found text;\nBEGIN\n"
+        "  SELECT c.conname INTO found FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid\n"
+        f"   WHERE c.conrelid = {literal(table)}::regclass AND c.contype = 'n' AND a.attname = {literal(column)}\n"
+        "     AND c.conkey = ARRAY[a.attnum];\n"
+        f"  IF found <> {literal(wanted)} THEN\n"
+        f"    EXECUTE format({literal(template)}, found, {literal(wanted)});\n"
+        "  END IF;\nEND"
+    )
+    return block(body)
+
+
 def move_identity(schema: str, table: str, before: str, after: str, identity: Identity) -> str:
     """Return a block that gives *after* an identity which goes on where *before*'s sequence stands.
 
@@ -230,12 +250,12 @@ def move_identity(schema: str, table: str, before: str, after: str, identity: Id
     sequence = ident(schema, identity.sequence)
     options = _sequence_options(identity).replace(f"START WITH {identity.start} ", "")
     template = (
-        f"ALTER TABLE {relation} ALTER COLUMN {ident(after)} ADD GENERATED {kind} AS IDENTITY "
-        f"(SEQUENCE NAME {sequence} START WITH %s {options})"
+        f"ALTER TABLE {_in_format(relation)} ALTER COLUMN {_in_format(ident(after))} ADD GENERATED {kind} AS IDENTITY "
+        f"(SEQUENCE NAME {_in_format(sequence)} START WITH %s {options})"
     )
     role = "CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END"
     # The new sequence has the old one's rights, not those of ALTER DEFAULT PRIVILEGES.
-    revoke, grant = f"REVOKE ALL ON SEQUENCE {sequence} FROM ", f"GRANT %s ON SEQUENCE {sequence} TO %s"
+    revoke, grant = f"REVOKE ALL ON SEQUENCE {sequence} FROM ", f"GRANT %s ON SEQUENCE {_in_format(sequence)} TO %s"
     body = (
         "DECLARE last bigint; called boolean; rights aclitem[]; found record;\nBEGIN\n"
         f"  SELECT last_value, is_called INTO last, called FROM {sequence};\n"
@@ -282,7 +302,7 @@ def rename_index_columns(index: str) -> str:
         "                 JOIN pg_attribute ia ON ia.attrelid = i.indexrelid AND ia.attnum = k.position\n"
         "                 JOIN pg_attribute ta ON ta.attrelid = i.indrelid AND ta.attnum = k.attnum\n"
         f"                WHERE i.indexrelid = {literal(index)}::regclass AND starts_with(ia.attname, '_zd_') LOOP\n"
-        f"    EXECUTE format({literal(f'ALTER TABLE {index} RENAME COLUMN %I TO %I')}, found.before, found.after);\n"
+        f"    EXECUTE format({literal(f'ALTER TABLE {_in_format(index)} RENAME COLUMN %I TO %I')}, found.before, found.after);\n"
         "  END LOOP;\nEND"
     )
     return block(body)
