@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test test-slow clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -13,7 +13,11 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
+
+# The long runs of what "make test" runs in small: hours of random operations, more kills.
+test-slow: $(VENV)/.installed-test
+	ALEMBIC_ZERO_SLOW=1 $(BIN)/python -m pytest -m slow
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'

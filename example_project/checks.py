@@ -127,8 +127,7 @@ def read_views(engine: Engine) -> int:
 def read_final_articles(engine: Engine, ids: list[int]) -> dict[int, Article]:
     """Return the articles with these *ids* from the table that release 2 has left."""
     statement = text(
-        "SELECT id, heading, body, author_first_name, author_last_name"
-        " FROM public.articles WHERE id = ANY(:ids)"
+        "SELECT id, heading, body, author_first_name, author_last_name FROM public.articles WHERE id = ANY(:ids)"
     )
     with engine.connect() as connection:
         return {row[0]: Article(*row[1:]) for row in connection.execute(statement, {"ids": ids})}

@@ -50,9 +50,7 @@ class Demo:
     :param stack: ends the processes, however the run ends.
     """
 
-    def __init__(
-        self, options: Namespace, database: Database, logs: Path, stack: ExitStack, outcome: Outcome
-    ) -> None:
+    def __init__(self, options: Namespace, database: Database, logs: Path, stack: ExitStack, outcome: Outcome) -> None:
         self.options = options
         self.url = database.url
         self.engine: Engine = plain_engine(database.url)

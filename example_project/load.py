@@ -36,9 +36,7 @@ def report(visitors: Sequence[Visitor]) -> dict[str, Any]:
         "failures": [failure for visitor in visitors for failure in visitor.failures],
         "samples": [astuple(sample) for visitor in visitors for sample in visitor.browser.samples],
         "ledger": {
-            article_id: asdict(article)
-            for visitor in visitors
-            for article_id, article in visitor.ledger.items()
+            article_id: asdict(article) for visitor in visitors for article_id, article in visitor.ledger.items()
         },
     }
 

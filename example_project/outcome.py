@@ -56,9 +56,7 @@ class Outcome:
 
     phases: list[Phase] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    statements: dict[int, Statements] = field(
-        default_factory=lambda: {release: Statements() for release in RELEASES}
-    )
+    statements: dict[int, Statements] = field(default_factory=lambda: {release: Statements() for release in RELEASES})
     facts: list[str] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     indexes: list[str] = field(default_factory=list)

@@ -33,9 +33,7 @@ def run_alembic(*arguments: str, url: str, timeout_s: float) -> None:
     command = [sys.executable, "-m", "alembic", "-c", str(ALEMBIC_INI), *arguments]
     sys.stdout.flush()
     try:
-        done = subprocess.run(
-            command, cwd=PACKAGE.parent, env=environment(url), timeout=timeout_s, check=False
-        )
+        done = subprocess.run(command, cwd=PACKAGE.parent, env=environment(url), timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise ProcessFailedError(f"alembic {' '.join(arguments)} took more than {timeout_s} s") from error
     if done.returncode != 0:
@@ -53,9 +51,7 @@ class Worker:
     So it ends even if this process is killed and cannot tidy up.
     """
 
-    def __init__(
-        self, name: str, module: str, arguments: Sequence[str], url: str, log_directory: Path
-    ) -> None:
+    def __init__(self, name: str, module: str, arguments: Sequence[str], url: str, log_directory: Path) -> None:
         self.name = name
         self.log = log_directory / f"{name.replace(' ', '-')}.log"
         with self.log.open("wb") as log:

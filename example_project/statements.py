@@ -41,9 +41,7 @@ class StatementCounter:
                 "errors": list(self._errors),
             }
 
-    def _before(
-        self, _connection: Any, _cursor: Any, _sql: str, _args: Any, context: Any, _many: bool
-    ) -> None:
+    def _before(self, _connection: Any, _cursor: Any, _sql: str, _args: Any, context: Any, _many: bool) -> None:
         context.example_started = time.perf_counter()
 
     def _after(self, _connection: Any, _cursor: Any, sql: str, _args: Any, context: Any, _many: bool) -> None:

@@ -107,10 +107,6 @@ class Visitor(threading.Thread):
             return self._random.choice(list(self.ledger))
         return self._random.choice(self._own_rows)
 
-    def _compare(
-        self, backend: Backend, article_id: int, found: dict[str, str], expected: dict[str, str]
-    ) -> None:
+    def _compare(self, backend: Backend, article_id: int, found: dict[str, str], expected: dict[str, str]) -> None:
         if found != expected:
-            raise RequestFailedError(
-                f"release {backend.release}: article {article_id} is {found!r}, not {expected!r}"
-            )
+            raise RequestFailedError(f"release {backend.release}: article {article_id} is {found!r}, not {expected!r}")

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _FIRST_RANGE_BLOCKS = 64
 _MAX_RANGE_BLOCKS = 4_096
-_TARGET_S = 0.1
+_TARGET_S = 0.025
 _VACUUM_BLOCKS = 1_280
 
 # Faults of the moment and of the server, which are no statement about the data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -363,14 +364,24 @@ def harmless_texts(item: Item) -> list[str]:
             return []
         tried = operation.created or operation.kind == "create_table" or _creates_definition(operation.text)
         return [operation.text] if tried and operation.kind != "dml" else []
-    if isinstance(operation, ZdExecuteOp) and operation.expand and all(map(_creates_definition, operation.expand)):
-        return list(operation.expand)
+    if isinstance(operation, ZdExecuteOp):
+        return [text for text in operation.expand if _creates_definition(text)]
     return []
 
 
+_DEFINED = r"(TYPE|DOMAIN|FUNCTION|EXTENSION|SCHEMA|SEQUENCE|CAST|OPERATOR|AGGREGATE|VIEW)"
+_CREATES = re.compile(rf"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP(ORARY)?\s+|UNLOGGED\s+)?{_DEFINED}\b", re.IGNORECASE)
+# The idiom for a definition that bears being run twice.
+_CREATES_IN_BLOCK = re.compile(rf"\s*DO\b.*\bCREATE\s+{_DEFINED}\b", re.IGNORECASE | re.DOTALL)
+_TOUCHES_ROWS = re.compile(
+    r"\b(INSERT\s+INTO|UPDATE\s+\S+\s+SET|DELETE\s+FROM|ALTER\s+TABLE|TRUNCATE)\b", re.IGNORECASE
+)
+
+
 def _creates_definition(text: str) -> bool:
-    words = text.upper().split(None, 4)
-    return bool(words) and words[0] == "CREATE" and not {"INDEX", "TRIGGER", "RULE", "POLICY"} & set(words[:4])
+    if _CREATES.match(text):
+        return True
+    return bool(_CREATES_IN_BLOCK.match(text)) and not _TOUCHES_ROWS.search(text)
 
 
 def _message(error: DBAPIError) -> str:

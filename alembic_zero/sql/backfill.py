@@ -62,72 +62,57 @@ def render_range(flight: Flight, leaf: tuple[str, str], first_block: int, end_bl
     """Return the statement that derives the newest level for one block range of one leaf table.
 
     Rows that clients hold are skipped; those whose result the level's rules forbid are quarantined.
+    The ctids go into a TID scan, whatever the statistics say: for a join with the locked rows, once the
+    table has been analysed, the planner reads the whole table for every range.
     """
-    stages = _stages(flight)
-    read = _selected(flight)
-    columns = "".join(f", t.{_column(flight, c)}" for c in read)
-    source = (
-        f"todo AS MATERIALIZED (\n  SELECT t.ctid AS _zd_tid{columns}\n    FROM ONLY {ident(*leaf)} AS t\n"
+    source, names = _derived_row(flight)
+    cells = [e.target for e in _targets(flight)]
+    condition = _acceptable(flight, names)
+    marker = str(flight.levels[-1].generation)
+    values = [names[c] for c in cells]
+    if condition:
+        marker = f"CASE WHEN v.ok THEN {marker} ELSE {-QUARANTINE_OFFSET - flight.levels[-1].generation} END"
+        values = [f"CASE WHEN v.ok THEN {value} END" for value in values]
+        source = f"(SELECT v.*, {condition} AS ok FROM {source} AS v OFFSET 0)"
+    targets = ", ".join([ident(MARKER), *(_column(flight, c) for c in cells)])
+    return (
+        f"UPDATE ONLY {ident(*leaf)} AS t SET ({targets}) =\n"
+        f"  (SELECT {', '.join([marker, *values])} FROM {source} AS v WHERE v.tid = t.ctid)\n"
+        f" WHERE t.ctid = ANY (ARRAY(\n  SELECT t.ctid FROM ONLY {ident(*leaf)} AS t\n"
         f"   WHERE {_range(first_block, end_block)} AND {_ready(flight)}\n"
-        "     FOR NO KEY UPDATE SKIP LOCKED)"
+        "     FOR NO KEY UPDATE SKIP LOCKED))"
     )
-    composer = Composer(flight, flight.levels[-1].ups, _call, lambda cell: _column(flight, cell))
-    name = "todo"
-    for number, stage in enumerate(stages, 1):
-        values = "".join(f", {composer.apply(e)} AS {_column(flight, e.target)}" for e in stage)
-        replaced = {e.target for e in stage}
-        kept = "".join(f", {_column(flight, c)}" for c in _carried(read, stages[: number - 1], replaced))
-        source += f",\nstage_{number} AS MATERIALIZED (\n  SELECT _zd_tid{kept}{values} FROM {name})"
-        name = f"stage_{number}"
-    return f"WITH {source}\n{_update(flight, leaf, name)}"
 
 
-def _carried(read: Sequence[str], earlier: Sequence[Sequence[Edge]], replaced: set[str]) -> list[str]:
-    names = [*read, *(e.target for stage in earlier for e in stage)]
-    return [c for c in dict.fromkeys(names) if c not in replaced]
+def _derived_row(flight: Flight) -> tuple[str, dict[str, str]]:
+    """Return a FROM item with every derived value, computed once a row, and how each cell is read from it."""
+    names: dict[str, str] = {}
+    # Bound to the row: without it, a volatile function without arguments would run once a statement.
+    source = "(SELECT t.ctid AS tid OFFSET 0)"
+    for stage in _stages(flight):
+        composer = _reader(flight, dict(names))
+        kept = ["v.tid", *names.values()]
+        values = [f"{composer.apply(e)} AS d{len(kept) + n}" for n, e in enumerate(stage)]
+        # OFFSET 0: not merged into the query above, which would compute a value again wherever it is used.
+        source = f"(SELECT {', '.join([*kept, *values])} FROM {source} AS v OFFSET 0)"
+        names.update({e.target: f"v.d{len(kept) + n}" for n, e in enumerate(stage)})
+    return source, names
 
 
-def _selected(flight: Flight) -> list[str]:
-    """Return the cells that the first stage has to read."""
-    composer = Composer(flight, flight.levels[-1].ups, _call, lambda cell: _column(flight, cell))
-    targets = {e.target for e in _targets(flight)}
-    found = [c for e in _targets(flight) for c in composer.inputs(e)]
-    for rule in flight.levels[-1].rules:
-        found += [c for cell in rule.cells for c in _plain_inputs(flight, composer, cell)]
-    return [c for c in dict.fromkeys(found) if c not in targets]
+def _reader(flight: Flight, names: dict[str, str]) -> Composer:
+    return Composer(flight, flight.levels[-1].ups, _call, lambda c: names.get(c) or f"t.{_column(flight, c)}")
 
 
-def _plain_inputs(flight: Flight, composer: Composer, cell: str) -> tuple[str, ...]:
-    if not flight.cell(cell).generated:
-        return (cell,)
-    return composer.inputs(next(e for e in flight.generated if e.target == cell))
-
-
-def _acceptable(flight: Flight) -> str:
-    composer = Composer(flight, flight.levels[-1].ups, _call, lambda cell: f"v.{_column(flight, cell)}")
+def _acceptable(flight: Flight, names: dict[str, str]) -> str:
+    composer = _reader(flight, names)
     conditions = []
     for rule in flight.levels[-1].rules:
         if rule.check is None:
-            conditions.append(f"v.{_column(flight, rule.cells[0])} IS NOT NULL")
+            conditions.append(f"{composer.value(rule.cells[0])} IS NOT NULL")
         else:
             call = _call(str(rule.function), [composer.value(c) for c in rule.cells])
             conditions.append(f"({call}) IS NOT FALSE")
     return " AND ".join(conditions)
-
-
-def _update(flight: Flight, leaf: tuple[str, str], source: str) -> str:
-    generation = flight.levels[-1].generation
-    condition = _acceptable(flight)
-    marker = str(generation)
-    values = {e.target: f"v.{_column(flight, e.target)}" for e in _targets(flight)}
-    if condition:
-        marker = f"CASE WHEN {condition} THEN {generation} ELSE {-QUARANTINE_OFFSET - generation} END"
-        values = {c: f"CASE WHEN {condition} THEN {v} END" for c, v in values.items()}
-    assignments = "".join(f", {_column(flight, c)} = {v}" for c, v in values.items())
-    return (
-        f"UPDATE ONLY {ident(*leaf)} AS t SET {ident(MARKER)} = {marker}{assignments}\n"
-        f"  FROM {source} AS v\n WHERE t.ctid = v._zd_tid"
-    )
 
 
 def render_touch(flight: Flight, leaf: tuple[str, str], first_block: int, end_block: int) -> str:

@@ -294,6 +294,7 @@ def revoke_from_all(relation: str) -> str:
 
 def rename_index_columns(index: str) -> str:
     """Return a block that renames an index's own columns, which keep a column's temporary name."""
+    template = f"ALTER TABLE {_in_format(index)} RENAME COLUMN %I TO %I"
     body = (
         "DECLARE found record;\nBEGIN\n"
         "  FOR found IN SELECT ia.attname AS before, ta.attname AS after\n"
@@ -302,7 +303,7 @@ def rename_index_columns(index: str) -> str:
         "                 JOIN pg_attribute ia ON ia.attrelid = i.indexrelid AND ia.attnum = k.position\n"
         "                 JOIN pg_attribute ta ON ta.attrelid = i.indrelid AND ta.attnum = k.attnum\n"
         f"                WHERE i.indexrelid = {literal(index)}::regclass AND starts_with(ia.attname, '_zd_') LOOP\n"
-        f"    EXECUTE format({literal(f'ALTER TABLE {_in_format(index)} RENAME COLUMN %I TO %I')}, found.before, found.after);\n"
+        f"    EXECUTE format({literal(template)}, found.before, found.after);\n"
         "  END LOOP;\nEND"
     )
     return block(body)
