@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import Backfill
-from alembic_zero.execute.sending import send
+from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.execute.session import autocommit
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.step import Kind
@@ -66,7 +66,7 @@ class Executor:
             except DBAPIError as error:
                 raise MigrationError(
                     f"revision {migration.revision!r}, step {step.name!r} ({step.source}) failed: "
-                    f"{_message(error)}; earlier steps are done and recorded, clients go on working",
+                    f"{describe_error(error)}; earlier steps are done and recorded, clients go on working",
                     code="ZD311",
                     revision=migration.revision,
                     next_command=next_command,
@@ -140,13 +140,6 @@ class Executor:
         except DBAPIError:
             send(self.bare, drop)
             raise
-
-
-def _message(error: DBAPIError) -> str:
-    diagnostics = getattr(error.orig, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
-    detail = getattr(diagnostics, "message_detail", None)
-    return f"{message} ({detail})" if detail else str(message)
 
 
 def open_bare(sessions: Sessions) -> Connection:

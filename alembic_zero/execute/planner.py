@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
-from alembic_zero.execute.sending import send
+from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.execute.trial import TableTrial
 from alembic_zero.lens.lens import Cell, Flight
 from alembic_zero.names import MARKER, version_schema
@@ -154,7 +154,7 @@ class Planner:
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 return
             raise RefusedError(
-                f"{item.describe()}: {_message(error)}; nothing was changed",
+                f"{item.describe()}: {describe_error(error)}; nothing was changed",
                 code="ZD221",
                 revision=item.revision,
             ) from error
@@ -247,7 +247,7 @@ class Planner:
             level = flight.levels[-1]
             raise RefusedError(
                 f"revision {level.revision!r}, table {flight.schema}.{flight.name}: in a rehearsal, rolled back, an "
-                f"ordinary UPDATE after the expansion fails: {_message(error)} "
+                f"ordinary UPDATE after the expansion fails: {describe_error(error)} "
                 f"{_where(error)}; nothing was changed",
                 code="ZD230",
                 revision=level.revision,
@@ -382,13 +382,6 @@ def _creates_definition(text: str) -> bool:
     if _CREATES.match(text):
         return True
     return bool(_CREATES_IN_BLOCK.match(text)) and not _TOUCHES_ROWS.search(text)
-
-
-def _message(error: DBAPIError) -> str:
-    diagnostics = getattr(error.orig, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(error.orig)
-    detail = getattr(diagnostics, "message_detail", None)
-    return f"{message} ({detail})" if detail else str(message)
 
 
 def _where(error: DBAPIError) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
-from alembic_zero.execute.sending import send
+from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
@@ -54,8 +54,7 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
                 value = send(connection, statement).scalar()
             except DBAPIError as error:
                 savepoint.rollback()
-                diagnostics = getattr(error.orig, "diag", None)
-                return str(getattr(diagnostics, "message_primary", None) or error.orig)
+                return describe_error(error)
             savepoint.commit()
             if value is False and failure:
                 return failure

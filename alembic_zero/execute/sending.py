@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 if TYPE_CHECKING:
+    import psycopg
     from sqlalchemy.engine import Connection
 
 
@@ -24,3 +27,12 @@ def send_single(connection: Connection, text: str) -> None:
     """
     driver_connection: Any = connection.connection.driver_connection
     driver_connection.execute(text, prepare=True)
+
+
+def describe_error(error: DBAPIError | psycopg.Error) -> str:
+    """Return what the server said, with its detail, in one line for a person."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    diagnostics = getattr(original, "diag", None)
+    message = getattr(diagnostics, "message_primary", None) or str(original)
+    detail = getattr(diagnostics, "message_detail", None)
+    return f"{message} ({detail})" if detail else str(message)

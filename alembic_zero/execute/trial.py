@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows, read_spec
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
-from alembic_zero.execute.sending import send, send_single
+from alembic_zero.execute.sending import describe_error, send, send_single
 from alembic_zero.lens.lens import Cell, Edge, Flight
 from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
@@ -38,14 +38,6 @@ if TYPE_CHECKING:
     from alembic_zero.plan.items import Item
 
 _PROBE = "_zd_probe"
-
-
-def _cause(error: DBAPIError | psycopg.Error) -> str:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    diagnostics = getattr(original, "diag", None)
-    message = getattr(diagnostics, "message_primary", None) or str(original)
-    detail = getattr(diagnostics, "message_detail", None)
-    return f"{message} ({detail})" if detail else str(message)
 
 
 class TableTrial:
@@ -144,7 +136,7 @@ class TableTrial:
             for statement in statements:
                 self._run(statement)
         except DBAPIError as error:
-            raise self._refuse(_cause(error), cause=error) from error
+            raise self._refuse(describe_error(error), cause=error) from error
         return foreign_keys
 
     def _column(self, name: str) -> Column:
@@ -331,7 +323,7 @@ class TableTrial:
                 self._check_update_form(expression, spec, column)
                 form = self._find_form(name, expression, spec, inputs, column)
             except (DBAPIError, psycopg.Error) as error:
-                raise self._refuse(f"{arguments}: {_cause(error)}", "ZD210", error) from error
+                raise self._refuse(f"{arguments}: {describe_error(error)}", "ZD210", error) from error
         cells = tuple(self.draft.shape[i] for i in inputs)
         for cell in cells:
             self._bind_generated(cell, spec)
