@@ -15,8 +15,8 @@ from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_remaining
+from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
-from alembic_zero.sql.triggers import quarantined_condition, todo_condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

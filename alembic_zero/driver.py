@@ -15,7 +15,7 @@ from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.recording import Recorder
 from alembic_zero.sql.quoting import ident
-from alembic_zero.workplace import Workplace, version_name
+from alembic_zero.workplace import Workplace, translated_errors, version_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,8 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
         schemas = workplace.schemas(state)
         publisher = workplace.publisher(())
         publisher.check(current, schemas)
-        _adopt(workplace, state, current, schemas)
+        with translated_errors("zd-init", "alembic zd-init"):
+            _adopt(workplace, state, current, schemas)
     _commit(workplace)
     workplace.report(f"published {version_schema(current, workplace.default_schema)}")
 
@@ -110,7 +111,8 @@ def zd_plan(
             recorder.record(step.revision.revision, step.migration_fn)
         savepoint.rollback()
         target = version_name(steps[-1].to_revisions)
-        expansion = _plan_only(workplace, state, recorder.items, target)
+        with translated_errors("zd-plan", "alembic zd-plan"):
+            expansion = _plan_only(workplace, state, recorder.items, target)
         reporting.print_plan(workplace, expansion, target)
 
 
@@ -146,7 +148,8 @@ def zd_complete(
         workplace.take_command_lock()
         state = workplace.read_state()
         workplace.commit()
-        Completion(workplace, state, revision, version_name(heads), force=force).run()
+        with translated_errors("zd-complete", "alembic zd-complete"):
+            Completion(workplace, state, revision, version_name(heads), force=force).run()
 
 
 def zd_prune(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:  # noqa: ARG001

@@ -13,7 +13,7 @@ from alembic_zero.operations.base import ZdOperation
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.recording import Recorder
 from alembic_zero.returning import Rollback
-from alembic_zero.workplace import Workplace, version_name
+from alembic_zero.workplace import Workplace, translated_errors, version_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -139,7 +139,8 @@ class Road:
         self._workplace.take_command_lock()
         managed = self._manage_transaction()
         self._workplace.commit()
-        rollback.run()
+        with translated_errors(f"rollback to {self._target!r}", f"alembic downgrade {self._target}"):
+            rollback.run()
         if not self._steps:
             rollback.finish()
         for number, step in enumerate(self._steps):
@@ -247,7 +248,8 @@ class Road:
                 code="ZD254",
                 next_command="alembic zd-init",
             )
-        self._expand(items)
+        with translated_errors(f"revision {self._target!r}", f"alembic {self._command} {self._target}"):
+            self._expand(items)
         return True
 
     def _check_not_adopted(self) -> None:

@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_server
 from alembic_zero.execute.executor import Executor, open_bare
 from alembic_zero.execute.journal import Journal, State
 from alembic_zero.execute.locks import LockRules
 from alembic_zero.execute.publish import Publisher
+from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
 from alembic_zero.names import base_revision
-from alembic_zero.operations.errors import RefusedError
+from alembic_zero.operations.errors import MigrationError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +45,22 @@ def _default_schema(connection: Connection) -> str:
             "the migration connection's search_path names no existing schema; nothing was changed", code="ZD111"
         )
     return str(schema)
+
+
+@contextmanager
+def translated_errors(what: str, next_command: str) -> Iterator[None]:
+    """Turn an error of the database that nothing else explains into one line for a person.
+
+    :raises MigrationError: code ZD390.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise MigrationError(
+            f"{what}: the database says: {describe_error(error)}; finished steps are recorded, clients go on working",
+            code="ZD390",
+            next_command=next_command,
+        ) from error
 
 
 class Workplace:

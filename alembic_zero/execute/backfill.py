@@ -18,8 +18,8 @@ from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
 from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
+from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
-from alembic_zero.sql.triggers import quarantined_condition, todo_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

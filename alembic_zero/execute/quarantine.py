@@ -11,8 +11,8 @@ from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.markers import quarantined_condition
 from alembic_zero.sql.quoting import ident, literal
-from alembic_zero.sql.triggers import quarantined_condition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

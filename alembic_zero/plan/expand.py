@@ -55,9 +55,12 @@ def expansion_statements(flight: Flight, facts: TableFacts) -> list[str]:
             statements += _copied_grants(flight, facts, table, cell)
     old_generated = {edge.function for edge in before.generated}
     if level.syncs:
-        edges = [*flight.generated, *level.ups, *level.downs]
-        statements += [e.definition for e in edges if e.function not in old_generated]
-        statements += [str(r.definition) for r in level.rules if r.definition]
+        edges = [e for e in (*flight.generated, *level.ups, *level.downs) if e.function not in old_generated]
+        functions = [(e.function, e.definition) for e in edges]
+        functions += [(str(r.function), r.definition) for r in level.rules if r.definition]
+        for name, definition in functions:
+            # Clients call them; a hardened database gives PUBLIC no right on new functions by itself.
+            statements += [definition, f"GRANT EXECUTE ON FUNCTION {ident(JOURNAL_SCHEMA, name)} TO PUBLIC"]
     statements += [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
     if flight.has_marker and (level.syncs or before.has_marker):
         statements += replace_trigger(before, flight)

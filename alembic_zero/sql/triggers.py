@@ -14,6 +14,7 @@ from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, QUARANTINE_OFFSET
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.quoting import dollar_quoted, ident, literal
 
 if TYPE_CHECKING:
@@ -32,22 +33,6 @@ _FAILED = -950_000_000
 _RERAISED = "transaction_rollback OR operator_intervention OR insufficient_resources OR system_error OR internal_error"
 
 
-def _eq(left: str, right: str) -> str:
-    return f"{left} OPERATOR(pg_catalog.=) {right}"
-
-
-def _lt(left: str, right: str) -> str:
-    return f"{left} OPERATOR(pg_catalog.<) {right}"
-
-
-def _le(left: str, right: str) -> str:
-    return f"{left} OPERATOR(pg_catalog.<=) {right}"
-
-
-def _ge(left: str, right: str) -> str:
-    return f"{left} OPERATOR(pg_catalog.>=) {right}"
-
-
 def sync_name(flight: Flight) -> str:
     """Return the name of the table's trigger function."""
     return f"sync_{flight.id}"
@@ -59,33 +44,6 @@ def last_trigger_name(existing: Iterable[str]) -> str:
     while any(other.encode() >= name.encode() for other in existing):
         name = "\U0010ffff" + name
     return name
-
-
-def done_condition(flight: Flight, marker: str) -> str:
-    """Return SQL that is true for a marker that says: synchronised through the newest level."""
-    generation = flight.backfilled_generation()
-    if generation is None:
-        return "true"
-    return f"COALESCE({_ge(marker, str(generation))} OR {_lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
-
-
-def quarantine_codes(flight: Flight) -> tuple[int, ...]:
-    """Return the markers of rows that some level of this flight could not derive."""
-    return tuple(-QUARANTINE_OFFSET - level.generation for level in flight.levels if level.ups)
-
-
-def todo_condition(flight: Flight, marker: str) -> str:
-    """Return SQL that is true for a row that the backfill has still to visit."""
-    codes = ", ".join(map(str, quarantine_codes(flight)))
-    if not codes:
-        return "false"
-    return f"NOT {done_condition(flight, marker)} AND ({marker} IS NULL OR {marker} NOT IN ({codes}))"
-
-
-def quarantined_condition(flight: Flight, marker: str) -> str:
-    """Return SQL that is true for a quarantined row."""
-    codes = ", ".join(map(str, quarantine_codes(flight)))
-    return f"{marker} IN ({codes})" if codes else "false"
 
 
 @dataclass(frozen=True)
@@ -176,28 +134,41 @@ class SyncTrigger:
 
     def render_function(self) -> str:
         """Return CREATE OR REPLACE FUNCTION for the trigger function."""
-        flags = "".join(f"  {self._flag(c)} boolean := false;\n" for c in self.flagged)
-        body = (
-            "\nDECLARE\n  writer int;\n  synced int := 0;\n  hinted int;\n  lowest int;\n  highest int;\n"
-            "  forced boolean := false;\n  failed boolean := false;\n"
-            f"{flags}BEGIN\n{self._identify()}{self._sequences()}{self._downs()}{self._rules_of_writer()}"
-            f"{self._ups()}{self._finish()}  RETURN NEW;\nEND\n"
-        )
+        body = self._general() if self.flight.user_triggers else f"{self._insert()}{self._general()}"
+        body = f"\nBEGIN\n{body}END\n"
         return (
             f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, sync_name(self.flight))}() RETURNS trigger "
             f"LANGUAGE plpgsql AS {dollar_quoted(body)}"
         )
 
+    def _insert(self) -> str:
+        """Return the short way for an INSERT: everything is derived, so nothing is compared (bench/ trigger)."""
+        return (
+            f"IF {eq('TG_OP', literal('INSERT'))} THEN\n"
+            f"DECLARE\n  writer int := {self._tag_cases()};\n  failed boolean := false;\nBEGIN\n"
+            f"{self._sequences()}{self._downs(forced=True)}{self._rules_of_writer()}{self._ups(forced=True)}"
+            f"{self._finish()}  RETURN NEW;\nEND;\nEND IF;\n"
+        )
+
+    def _general(self) -> str:
+        flags = "".join(f"  {self._flag(c)} boolean := false;\n" for c in self.flagged)
+        return (
+            "DECLARE\n  writer int;\n  synced int := 0;\n  hinted int;\n  lowest int;\n  highest int;\n"
+            "  forced boolean := false;\n  failed boolean := false;\n"
+            f"{flags}BEGIN\n{self._identify()}{self._sequences()}{self._downs(forced=False)}{self._rules_of_writer()}"
+            f"{self._ups(forced=False)}{self._finish()}  RETURN NEW;\nEND;\n"
+        )
+
     def _tag_cases(self) -> str:
         cases = "".join(
-            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
+            f" WHEN {eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
         )
         return f"CASE{cases} ELSE 0 END"
 
     def _identify(self) -> str:
         phases = self._after_first() if self.flight.user_triggers else ""
         return (
-            f"{phases}  IF {_eq('TG_OP', literal('INSERT'))} AND writer IS NULL THEN\n"
+            f"{phases}  IF {eq('TG_OP', literal('INSERT'))} AND writer IS NULL THEN\n"
             f"    writer := {self._tag_cases()};\n    forced := true;\n"
             f"  ELSIF writer IS NULL THEN\n{self._changed_since_old()}{self._synced()}{self._who()}  END IF;\n"
         )
@@ -214,9 +185,9 @@ class SyncTrigger:
             else:
                 low = str(-QUARANTINE_OFFSET - level.generation)
                 reached = (
-                    f"COALESCE({_ge(self._marker_old, str(level.generation))} OR {_lt(self._marker_old, low)}, false)"
+                    f"COALESCE({ge(self._marker_old, str(level.generation))} OR {lt(self._marker_old, low)}, false)"
                 )
-            lines.append(f"    IF {_eq('synced', str(index - 1))} AND {reached} THEN synced := {index}; END IF;\n")
+            lines.append(f"    IF {eq('synced', str(index - 1))} AND {reached} THEN synced := {index}; END IF;\n")
         return "".join(lines)
 
     def _who(self) -> str:
@@ -228,11 +199,11 @@ class SyncTrigger:
             default = ["0"] if variable == "lowest" else [str(len(self.levels))]
             lines.append(f"    {variable} := {function}({', '.join(parts + default)});\n")
         setting = f"pg_catalog.current_setting({literal('alembic_zero.revision')}, true)"
-        hints = "".join(f" WHEN {_eq(setting, literal(revision))} THEN {index}" for revision, index in self._hints())
+        hints = "".join(f" WHEN {eq(setting, literal(revision))} THEN {index}" for revision, index in self._hints())
         lines.append(f"    hinted := CASE{hints} ELSE 0 END;\n" if hints else "    hinted := 0;\n")
         lines.append(
-            f"    writer := CASE WHEN {_lt('highest', 'lowest')} THEN highest\n"
-            f"      WHEN {_le('lowest', 'hinted')} AND {_le('hinted', 'highest')} THEN hinted ELSE lowest END;\n"
+            f"    writer := CASE WHEN {lt('highest', 'lowest')} THEN highest\n"
+            f"      WHEN {le('lowest', 'hinted')} AND {le('hinted', 'highest')} THEN hinted ELSE lowest END;\n"
             # Only evidence makes a row that is not synchronised a newer version's.
             "    writer := LEAST(writer, GREATEST(synced, lowest));\n"
         )
@@ -253,18 +224,18 @@ class SyncTrigger:
             for n, c in enumerate(self.flagged, 1)
         )
         writers = "".join(
-            f" WHEN {_eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
+            f" WHEN {eq(self._marker_new, str(-level.generation))} THEN {n}" for n, level in enumerate(self.levels, 1)
         )
         failing = "".join(
-            f" WHEN {_eq(self._marker_new, str(_FAILED - n))} THEN {n}" for n in range(len(self.levels) + 1)
+            f" WHEN {eq(self._marker_new, str(_FAILED - n))} THEN {n}" for n in range(len(self.levels) + 1)
         )
         anything = " OR ".join(self._flag(c) for c in self.flagged)
         return (
-            f"  IF {_eq('TG_ARGV[0]', literal('last'))} AND {self._is_tag()} THEN\n"
+            f"  IF {eq('TG_ARGV[0]', literal('last'))} AND {self._is_tag()} THEN\n"
             f"    DECLARE seen pg_catalog.text[] := "
             f"pg_catalog.current_setting({setting}, true)::pg_catalog.text[];\n    BEGIN\n"
             f"      synced := {len(self.levels)};\n"
-            f"      forced := {_le(self._marker_new, str(_FAILED))};\n"
+            f"      forced := {le(self._marker_new, str(_FAILED))};\n"
             f"      hinted := CASE{writers}{failing} ELSE 0 END;\n{flags}"
             f"      writer := hinted;\n      IF {anything} THEN\n{self._who_after()}      END IF;\n"
             "    END;\n  END IF;\n"
@@ -294,12 +265,14 @@ class SyncTrigger:
                 if self._plain(edge.target) and self.flight.cell(edge.target).sequence_of:
                     target = self._ref("NEW", edge.target)
                     lines.append(
-                        f"  IF {_eq('TG_OP', literal('INSERT'))} AND {_le(str(index), 'writer')}"
+                        f"  IF {eq('TG_OP', literal('INSERT'))} AND {le(str(index), 'writer')}"
                         f" AND {target} IS NULL THEN {target} := {composer.apply(edge)}; END IF;\n"
                     )
         return "".join(lines)
 
-    def _assign(self, composer: Composer, edge: Edge, indent: str) -> str:
+    def _assign(self, composer: Composer, edge: Edge, indent: str, *, forced: bool) -> str:
+        if forced:
+            return f"{indent}{self._ref('NEW', edge.target)} := {composer.apply(edge)};\n"
         cells = [c for c in composer.inputs(edge) if c in self.flagged]
         condition = " OR ".join(["forced", *(self._flag(c) for c in cells)])
         target = self._ref("NEW", edge.target)
@@ -310,20 +283,22 @@ class SyncTrigger:
     def _mark_changed(self, cell_id: str) -> str:
         """Text that flags a recomputed cell, unless it is what it was: nothing follows from that."""
         return (
-            f"{self._flag(cell_id)} := true; IF {_eq('TG_OP', literal('UPDATE'))} THEN "
+            f"{self._flag(cell_id)} := true; IF {eq('TG_OP', literal('UPDATE'))} THEN "
             f"{self._flag(cell_id)} := {self._image_differs([cell_id])}; END IF;"
         )
 
-    def _downs(self) -> str:
+    def _downs(self, *, forced: bool) -> str:
         text = ""
         for index in range(len(self.levels), 0, -1):
             level = self.levels[index - 1]
             composer = self._composer(level.downs)
             lines = "".join(
-                self._assign(composer, edge, "    ") for edge in reversed(level.downs) if self._plain(edge.target)
+                self._assign(composer, edge, "    ", forced=forced)
+                for edge in reversed(level.downs)
+                if self._plain(edge.target)
             )
             if lines:
-                text += f"  IF {_le(str(index), 'writer')} THEN\n{lines}  END IF;\n"
+                text += f"  IF {le(str(index), 'writer')} THEN\n{lines}  END IF;\n"
         return text
 
     def _rule_failure(self, rule: Rule) -> tuple[str, str]:
@@ -355,16 +330,16 @@ class SyncTrigger:
         for index, level in enumerate(self.levels, 1):
             for rule in level.rules:
                 condition, failure = self._rule_failure(rule)
-                text += f"  IF {_le(str(index), 'writer')} AND {condition} THEN {failure} END IF;\n"
+                text += f"  IF {le(str(index), 'writer')} AND {condition} THEN {failure} END IF;\n"
         return text
 
-    def _ups(self) -> str:
+    def _ups(self, *, forced: bool) -> str:
         """Text that derives upwards, level by level, each behind its own quarantine."""
         text = ""
         for index, level in enumerate(self.levels, 1):
             composer = self._composer(level.ups)
             edges = [e for e in level.ups if self._plain(e.target)]
-            lines = "".join(self._assign(composer, edge, "        ") for edge in edges)
+            lines = "".join(self._assign(composer, edge, "        ", forced=forced) for edge in edges)
             for rule in level.rules:
                 condition, failure = self._rule_failure(rule)
                 lines += f"        IF {condition} THEN {failure} END IF;\n"
@@ -372,9 +347,9 @@ class SyncTrigger:
                 continue
             nulls = "".join(f"        {self._ref('NEW', c)} := NULL;\n" for c in self._derived_from(index))
             code = -QUARANTINE_OFFSET - level.generation
+            behind = "" if forced else f"      forced := forced OR {lt('synced', str(index))};\n"
             text += (
-                f"  IF {_lt('writer', str(index))} AND NOT failed THEN\n"
-                f"      forced := forced OR {_lt('synced', str(index))};\n      BEGIN\n{lines}"
+                f"  IF {lt('writer', str(index))} AND NOT failed THEN\n{behind}      BEGIN\n{lines}"
                 f"      EXCEPTION WHEN {_RERAISED} THEN RAISE;\n      WHEN OTHERS THEN\n"
                 f"        failed := true;\n{nulls}        {self._marker_new} := {code};\n      END;\n  END IF;\n"
             )
@@ -392,10 +367,10 @@ class SyncTrigger:
         setting = self._seen_setting()
         digests = ", ".join(self._digest(c) for c in self.flagged)
         tags = "".join(
-            f" WHEN {_eq('writer', str(n))} THEN {-level.generation}" for n, level in enumerate(self.levels, 1)
+            f" WHEN {eq('writer', str(n))} THEN {-level.generation}" for n, level in enumerate(self.levels, 1)
         )
         return (
-            f"  IF {_eq('TG_ARGV[0]', literal('first'))} THEN\n"
+            f"  IF {eq('TG_ARGV[0]', literal('first'))} THEN\n"
             f"    PERFORM pg_catalog.set_config({setting}, (ARRAY[{digests}])::pg_catalog.text, true);\n"
             f"    {self._marker_new} := CASE WHEN failed THEN {_FAILED} OPERATOR(pg_catalog.-) writer"
             f"{tags} ELSE {_WROTE_OLDEST} END;\n  ELSE\n  {last}  END IF;\n"
@@ -421,7 +396,7 @@ class SyncTrigger:
         )
 
     def _is_tag(self) -> str:
-        return f"({_ge(self._marker_new, str(FIRST_TAG))} AND {_le(self._marker_new, str(LAST_TAG))})"
+        return f"({ge(self._marker_new, str(FIRST_TAG))} AND {le(self._marker_new, str(LAST_TAG))})"
 
     def _insert_when(self) -> str:
         return f"{self._marker_new} IS NULL OR {self._is_tag()}"

@@ -12,8 +12,9 @@ from alembic_zero.execute.locks import lock_timeout_ms, pause_s
 from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import Cell, Edge, Flight, Level
 from alembic_zero.sql.ddl import rename_pairs
+from alembic_zero.sql.markers import done_condition, todo_condition
 from alembic_zero.sql.quoting import dollar_quoted, ident
-from alembic_zero.sql.triggers import FIRST_TRIGGER, SyncTrigger, done_condition, last_trigger_name, todo_condition
+from alembic_zero.sql.triggers import FIRST_TRIGGER, SyncTrigger, last_trigger_name
 
 
 def edge(target: str, *inputs: str) -> Edge:
