@@ -257,7 +257,7 @@ def _between_ranges(database, action):
     ranges = []
 
     def listen(_connection, _cursor, statement, *_rest):
-        if statement.startswith("WITH todo"):
+        if "FOR NO KEY UPDATE SKIP LOCKED" in statement:
             ranges.append(statement)
             if len(ranges) == 2:
                 database.execute(action)
