@@ -92,6 +92,7 @@ class Planner:
     _trials: dict[int, TableTrial] = field(default_factory=dict)
     _positions: dict[int, list[int]] = field(default_factory=dict)
     _generation: int = 0
+    _released: bool = False
 
     def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
         """Return the plan for *items*.
@@ -105,7 +106,7 @@ class Planner:
             for position, item in enumerate(items):
                 self._try(connection, position, item)
             flights = self._finish(connection, migration, revision)
-        prelude = [text for item in items for text in harmless_texts(item)]
+        prelude = [text for item in items for text in definitions(item)]
         for flight in flights.values():
             self._rehearse(flight, prelude)
         return self._assemble(items, flights)
@@ -144,21 +145,27 @@ class Planner:
                 table=operation.table,
             )
 
-    @staticmethod
-    def _try_text(connection: Connection, item: Item, text: str) -> None:
+    def _try_text(self, connection: Connection, item: Item, text: str) -> None:
         savepoint = connection.begin_nested()
         try:
             send(connection, text)
         except DBAPIError as error:
             savepoint.rollback()
-            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+            untried = self._released and sqlstate(error) == _UNDEFINED_TABLE
+            if untried or sqlstate(error) == LOCK_NOT_AVAILABLE:
                 return
             raise RefusedError(
                 f"{item.describe()}: {describe_error(error)}; nothing was changed",
                 code="ZD221",
                 revision=item.revision,
             ) from error
-        savepoint.commit()
+        if "REFERENCES" in text.upper():
+            # The lock on the referenced table, for which writers wait, goes with the savepoint; and with
+            # it the table, so that what follows on it cannot be tried.
+            savepoint.rollback()
+            self._released = True
+        else:
+            savepoint.commit()
 
     def _resolve(self, connection: Connection, item: Item, operation: ZdTableOperation) -> TableTrial:
         schema = operation.schema or self.default_schema
@@ -359,15 +366,22 @@ def harmless_texts(item: Item) -> list[str]:
     Types, functions and tables that later operations may need; never something that takes long.
     """
     operation = item.operation
-    if isinstance(operation, Ordinary):
-        if operation.autocommit:
-            return []
-        tried = operation.created or operation.kind == "create_table" or _creates_definition(operation.text)
-        return [operation.text] if tried and operation.kind != "dml" else []
+    if isinstance(operation, Ordinary) and (operation.created or operation.kind == "create_table"):
+        return [] if operation.autocommit else [operation.text]
+    return definitions(item)
+
+
+def definitions(item: Item) -> list[str]:
+    """Return an item's statements that define a type, a function or the like, which columns may need."""
+    operation = item.operation
+    if isinstance(operation, Ordinary) and not operation.autocommit and operation.kind == "sql":
+        return [operation.text] if _creates_definition(operation.text) else []
     if isinstance(operation, ZdExecuteOp):
         return [text for text in operation.expand if _creates_definition(text)]
     return []
 
+
+_UNDEFINED_TABLE = "42P01"
 
 _DEFINED = r"(TYPE|DOMAIN|FUNCTION|EXTENSION|SCHEMA|SEQUENCE|CAST|OPERATOR|AGGREGATE|VIEW)"
 _CREATES = re.compile(rf"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP(ORARY)?\s+|UNLOGGED\s+)?{_DEFINED}\b", re.IGNORECASE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine, event
 
 from alembic_zero import pin_engine
 from tests.support.project import AlembicProject
@@ -51,3 +51,34 @@ def test_upgrade__role_may_not_create_schemas__one_line_and_nothing_changed(data
     assert "permission denied for database" in refused.stdout + refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
     assert database.normalised_dump(None) == before
+
+
+def test_upgrade__new_table_references_a_busy_one__its_lock_is_not_kept_while_planning(database, tmp_path):
+    """CREATE TABLE ... REFERENCES stops writers of the referenced table: the trial lets go of it at once."""
+    database.execute("CREATE TABLE t (id integer PRIMARY KEY, n integer); INSERT INTO t VALUES (1, 1)")
+    project = AlembicProject(tmp_path, database.url)
+    project.revision("r1", None, upgrade="pass", downgrade="pass")
+    create = 'op.create_table("c", sa.Column("id", sa.Integer, sa.ForeignKey("t.id"), index=True))'
+    add = 'op.zd_add_column("t", sa.Column("m", sa.Integer), up="n + 1")'
+    project.revision("r2", "r1", upgrade=f"{create}\n{add}", downgrade="pass")
+    project.run_in_process("stamp", "r1")
+    project.run_in_process("zd-init")
+    held = []
+
+    def listen(_connection, _cursor, statement, *_rest):
+        if '"_zd_trial"' in statement:
+            held.extend(database.fetch(
+                "SELECT mode FROM pg_locks WHERE relation = 't'::regclass AND mode = 'ShareRowExclusiveLock'"
+            ))  # fmt: skip
+            held.append(None)
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    try:
+        project.run_in_process("upgrade", "r2")
+    finally:
+        event.remove(Engine, "before_cursor_execute", listen)
+    assert held
+    assert not any(held)
+    project.run_in_process("zd-complete")
+    assert database.fetch("SELECT m FROM t") == [(2,)]
+    assert database.fetch("SELECT conname FROM pg_constraint WHERE conrelid = 'c'::regclass AND contype = 'f'")
