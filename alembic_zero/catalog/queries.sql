@@ -135,13 +135,6 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = :schema AND c.relname = :name AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
 
--- name: table_by_oid
--- One table by oid.
-SELECT n.nspname AS schema, c.relname AS name
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = :oid
-
 -- name: triggers
 -- Users' triggers, not the server's own.
 SELECT t.tgname AS name,
@@ -243,15 +236,6 @@ SELECT current_setting('server_version_num')::int / 10000 AS version,
                  THEN has_parameter_privilege(current_user, 'session_replication_role', 'SET') ELSE false END AS may_set_replication_role,
        current_setting('search_path') AS search_path
 
--- name: schema_tables
--- Tables of a schema that a version schema shows: roots only, nothing that belongs to an extension.
-SELECT c.oid::bigint AS oid, c.relname AS name
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
- ORDER BY c.relname
-
 -- name: clients
 -- Sessions of pinned applications: the suffix of application_name tells the version.
 SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::text AS address
@@ -345,10 +329,6 @@ SELECT i.indisvalid AS valid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_index i ON i.indexrelid = c.oid
  WHERE n.nspname = :schema AND c.relname = :name
-
--- name: constraint_exists
--- Whether a table has a constraint of this name.
-SELECT con.oid::bigint AS oid FROM pg_constraint con WHERE con.conrelid = :oid AND con.conname = :name
 
 -- name: key_columns
 -- The columns of the primary key, else none.

@@ -85,12 +85,6 @@ def in_order(names: Sequence[str], order: Sequence[str]) -> list[str]:
     return known + [name for name in names if name not in known]
 
 
-def read_table_name(connection: Connection, oid: int) -> tuple[str, str] | None:
-    """Return schema and name of the table with this oid, None if it is gone."""
-    rows = read_rows(connection, "table_by_oid", oid=oid)
-    return (rows[0]["schema"], rows[0]["name"]) if rows else None
-
-
 def read_spec(connection: Connection, schema: str, name: str) -> TableSpec:
     """Return the logical description of a table, every name in it qualified.
 

@@ -123,10 +123,6 @@ class Journal:
         connection.execute(text(sql.FORGET_STEPS), {"migration": migration, "phase": plan.phase})
         connection.execute(text(sql.SET_FINISH), {"id": migration, "state": state, "finish": plan.to_json()})
 
-    def put_flight(self, connection: Connection, flight: Flight) -> None:
-        """Record how a table is in flight now."""
-        self.put_flight_json(connection, flight.id, flight.to_json())
-
     def put_flight_json(self, connection: Connection, oid: int, data: str) -> None:
         """Record a table's flight from its JSON; an empty one ends it."""
         if data:

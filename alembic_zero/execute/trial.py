@@ -77,16 +77,12 @@ class TableTrial:
         return ident(TRIAL_SCHEMA, self.draft.spec.name)
 
     @contextmanager
-    def _savepoint(self, *, keep: bool = False) -> Iterator[None]:
+    def _savepoint(self) -> Iterator[None]:
+        """Take back in any case what the block does to the copy."""
         savepoint = self._connection.begin_nested()
         try:
             yield
-        except BaseException:
-            savepoint.rollback()
-            raise
-        if keep:
-            savepoint.commit()
-        else:
+        finally:
             savepoint.rollback()
 
     def _refuse(self, problem: str, code: str = "ZD201", cause: BaseException | None = None) -> RefusedError:

@@ -59,10 +59,6 @@ class SyncTrigger:
         """Return the levels that keep rows in step; the trigger knows no others."""
         return tuple(self.flight.levels[n - 1] for n in self.flight.sync_levels)
 
-    def _shape(self, index: int) -> tuple[str, ...]:
-        number = self.flight.sync_levels[index - 1] if index else 0
-        return tuple(cell for _, cell in self.flight.shape_at(number))
-
     @cached_property
     def spans(self) -> dict[str, tuple[int, int]]:
         """For each physical cell, the first and the last sync index whose versions show it."""
