@@ -21,7 +21,14 @@ from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.plain import PlainData
-from alembic_zero.plan.expand import plan_columns, plan_fulfilment, plan_rows
+from alembic_zero.plan.expand import (
+    plan_backfill,
+    plan_columns,
+    plan_foreign_keys,
+    plan_fulfilment,
+    plan_indexes,
+    plan_validation,
+)
 from alembic_zero.plan.items import Item, Ordinary
 from alembic_zero.plan.policy import check_columns, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
@@ -278,9 +285,7 @@ class Planner:
                 if positions[0] == position:
                     steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
-        for flight in flights.values():
-            steps += plan_rows(flight, f"revision {flight.levels[-1].revision!r}", self._fired(facts[flight.id]))
-        steps += [s for f in flights.values() if (s := plan_fulfilment(f, f"revision {f.levels[-1].revision!r}"))]
+        steps += self._row_steps(flights, facts)
         schemas = {f.schema for f in flights.values()} | {
             i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
         }
@@ -292,6 +297,14 @@ class Planner:
             self._generation,
             tuple(sorted(schemas)),
         )
+
+    def _row_steps(self, flights: dict[int, Flight], facts: dict[int, TableFacts]) -> list[Step]:
+        """Return what follows once every table has its columns, phase by phase: tables build on each other."""
+        source = f"revision {next(iter(flights.values())).levels[-1].revision!r}" if flights else ""
+        steps = [s for oid, f in flights.items() for s in plan_backfill(f, source, self._fired(facts[oid]))]
+        for phase in (plan_indexes, plan_foreign_keys, plan_validation):
+            steps += [s for f in flights.values() for s in phase(f, source)]
+        return steps + [s for f in flights.values() if (s := plan_fulfilment(f, source))]
 
     def _fired(self, facts: TableFacts) -> list[str]:
         if self.server.may_set_replication_role:

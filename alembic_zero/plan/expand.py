@@ -11,7 +11,7 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
     from alembic_zero.lens.lens import Cell, Flight
@@ -107,41 +107,53 @@ def _copied_grants(flight: Flight, facts: TableFacts, table: str, cell: Cell) ->
     return [ddl.grant_on_column(table, str(cell.physical), g) for g in grants]
 
 
-def plan_rows(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
-    """Return what follows once every table has its columns: backfill, indexes, foreign keys, validation.
+def plan_backfill(flight: Flight, source: str, fired: Sequence[str]) -> list[Step]:
+    """Return the backfill, if there is anything to derive.
 
     :param fired: users' triggers that the backfill fires.
     """
-    level = flight.levels[-1]
-    table = ident(flight.schema, flight.name)
-    label = f"{flight.schema}.{flight.name}"
-    steps = []
-    if level.ups:
-        steps.append(
-            Step(f"backfill {label}", Kind.BACKFILL, source, table=flight.id, lock_mode=LockMode.ROW_EXCLUSIVE,
-                 cost="scans and updates every row" + (f", fires {', '.join(fired)}" if fired else ""))
-        )  # fmt: skip
-    for index in level.indexes:
+    if not flight.levels[-1].ups:
+        return []
+    cost = "scans and updates every row" + (f", fires {', '.join(fired)}" if fired else "")
+    return [
+        Step(f"backfill {_label(flight)}", Kind.BACKFILL, source, table=flight.id, lock_mode=LockMode.ROW_EXCLUSIVE,
+             cost=cost)
+    ]  # fmt: skip
+
+
+def plan_indexes(flight: Flight, source: str) -> Iterator[Step]:
+    """Yield the concurrent build of every new index."""
+    for index in flight.levels[-1].indexes:
         text = ddl.create_index_concurrently(
             index.physical, index.physical_definition, flight.schema, flight.name, unique=index.index.unique
         )
-        steps.append(
-            Step(f"index {index.physical} on {label}", Kind.INDEX, source, (text,), table=flight.id,
-                 index=(flight.schema, index.physical), lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans twice")
-        )  # fmt: skip
-    steps += _foreign_key_steps(flight, source, table, label)
+        yield Step(f"index {index.physical} on {_label(flight)}", Kind.INDEX, source, (text,), table=flight.id,
+                   index=(flight.schema, index.physical), lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE,
+                   cost="scans twice")  # fmt: skip
+
+
+def plan_validation(flight: Flight, source: str) -> list[Step]:
+    """Return the validation of constraints that were added NOT VALID."""
+    level = flight.levels[-1]
+    table = ident(flight.schema, flight.name)
     validations = [ddl.validate(table, c.physical) for c in level.checks]
     validations += [ddl.validate(table, f.physical) for f in level.foreign_keys]
-    if validations:
-        steps.append(
-            Step(f"validate {label}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.id,
-                 lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")
-        )  # fmt: skip
-    return steps
+    if not validations:
+        return []
+    return [
+        Step(f"validate {_label(flight)}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.id,
+             lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")
+    ]  # fmt: skip
 
 
-def _foreign_key_steps(flight: Flight, source: str, table: str, label: str) -> list[Step]:
+def _label(flight: Flight) -> str:
+    return f"{flight.schema}.{flight.name}"
+
+
+def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
+    """Return the step that adds new foreign keys NOT VALID; both ends are locked."""
     level = flight.levels[-1]
+    table = ident(flight.schema, flight.name)
     if not level.foreign_keys:
         return []
     locks = [table_lock(flight, LockMode.SHARE_ROW_EXCLUSIVE)]
@@ -155,7 +167,7 @@ def _foreign_key_steps(flight: Flight, source: str, table: str, label: str) -> l
         )
     ]
     return [
-        Step(f"foreign keys of {label}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
+        Step(f"foreign keys of {_label(flight)}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
              LockMode.SHARE_ROW_EXCLUSIVE, table=flight.id)
     ]  # fmt: skip
 
@@ -164,5 +176,4 @@ def plan_fulfilment(flight: Flight, source: str) -> Step | None:
     """Return the step that makes sure that no row is left to do; None if the level derives nothing."""
     if not flight.levels[-1].ups:
         return None
-    label = f"{flight.schema}.{flight.name}"
-    return Step(f"check {label}", Kind.FULFILLED, source, table=flight.id, cost="scans")
+    return Step(f"check {_label(flight)}", Kind.FULFILLED, source, table=flight.id, cost="scans")
