@@ -15,7 +15,8 @@ from alembic_zero.operations.dispatch import OPERATION_CLASSES
 PACKAGE = Path(alembic_zero.__file__).parent
 ROOT = PACKAGE.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+OPERATIONS = DOCS / "operations"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 # Whole-string codes are arguments; the other form begins the message of an error that is not raised.
 CODE = re.compile(r"(?:^|\[)(ZD\d{3})(?:$|\])")
 
@@ -78,15 +79,26 @@ def test_docs__options_of_our_commands_are_mentioned(page):
 
 
 def test_docs__every_operation_is_documented_with_all_its_arguments():
-    text = (DOCS / "operations.md").read_text(encoding="utf-8")
+    pages = [path.read_text(encoding="utf-8") for path in OPERATIONS.glob("*.md")]
+    sections = [part.partition("\n") for text in pages for part in text.split("\n## ")[1:]]
+    documented = {title: section for title, _, section in sections if title.startswith("zd_")}
     directives = {operation.directive: operation for operation in OPERATION_CLASSES}
-    assert set(directives) == {title for title in headings("operations.md", 2) if title.startswith("zd_")}
+    assert set(directives) == set(documented)
+    assert len(documented) == sum(title.startswith("zd_") for title, _, _ in sections)
     for directive, operation in directives.items():
-        section = text.split(f"\n## {directive}\n")[1].split("\n## ")[0]
+        section = documented[directive]
         code = getattr(operation, directive).__func__.__code__
         names = code.co_varnames[2 : code.co_argcount + code.co_kwonlyargcount]
         missing = [name for name in names if not re.search(rf"\b{name}\b", section)]
         assert not missing, f"{directive}: {missing}"
+
+
+def test_docs__the_index_of_operations_names_every_page_and_every_operation():
+    index = (OPERATIONS / "README.md").read_text(encoding="utf-8")
+    assert {path.name for path in OPERATIONS.glob("*.md")} - {"README.md"} == set(
+        re.findall(r"^\| \[.+?\]\((.+?)\) \|", index, re.MULTILINE)
+    )
+    assert not [o.directive for o in OPERATION_CLASSES if f"`{o.directive}`" not in index]
 
 
 def test_docs__every_runtime_dependency_has_its_reason():
@@ -98,7 +110,7 @@ def test_docs__every_runtime_dependency_has_its_reason():
     assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == names
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs__python_snippets_compile(path):
     for snippet in snippets(path):
         compile(snippet, path.name, "exec")
@@ -108,7 +120,7 @@ def test_readme__shows_python():
     assert len(snippets(ROOT / "README.md")) >= 3
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs__links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
         if "://" in target:
@@ -119,6 +131,6 @@ def test_docs__links_lead_somewhere(path):
         assert not anchor or anchor in anchors(page), target
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs__codes_that_are_mentioned_exist(path):
     assert set(re.findall(r"\bZD\d{3}\b", path.read_text(encoding="utf-8"))) <= codes_in_sources()
