@@ -12,6 +12,7 @@ from alembic import op as _alembic_op
 
 # Registers the operations, should the plugin's entry point be missing.
 import alembic_zero.operations  # noqa: F401
+from alembic_zero.autogenerate import render as _render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,9 @@ else:
     def __getattr__(name: str) -> Any:
         """Return attribute *name* of ``alembic.op``, which changes as migrations begin and end."""
         return getattr(_alembic_op, name)
+
+
+_render.register()
 
 
 def _invoke(directive: str, *args: Any, **kw: Any) -> Any:

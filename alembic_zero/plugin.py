@@ -1,7 +1,7 @@
 """Entry point ``alembic.plugins``: what happens to Alembic wherever alembic_zero is installed.
 
 ``setup`` runs during ``import alembic``, in every program that imports it. So it only registers the
-operations; the commands wait until ``alembic.config`` is imported, which must not happen here.
+operations and their renderer; the commands wait until ``alembic.config`` is imported, which must not happen here.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ _CONFIG_MODULE = "alembic.config"
 
 
 def setup(plugin: Plugin) -> None:  # noqa: ARG001 - Alembic's signature
-    """Register the operations; hang our commands on the ``alembic`` script, now or when it is imported."""
+    """Register operations and their renderer; hang our commands on the ``alembic`` script, now or when it is there."""
     # Here and not above: that may be what imports Alembic, which then looks for this function. And
     # not "from ... import": the package may be half-way through its own import of Alembic.
     import alembic_zero.operations  # noqa: F401
+    from alembic_zero.autogenerate import render
 
+    render.register()
     config_module = sys.modules.get(_CONFIG_MODULE)
     if config_module is not None:
         _install_commands(config_module)

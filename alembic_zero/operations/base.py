@@ -23,6 +23,25 @@ class ZdOperation(MigrateOperation):
         """Return the call in one line, short enough for an error or a plan."""
         raise NotImplementedError
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the directive's call, by parameter.
+
+        The attributes of the same names; ``kw`` for ``**kw``, which need not be there.
+        """
+        from alembic_zero.operations.rendering import directive_parameters
+
+        return {
+            name: getattr(self, name, {}) if parameter.kind is parameter.VAR_KEYWORD else getattr(self, name)
+            for name, parameter in directive_parameters(type(self)).items()
+        }
+
+    def render(self) -> str:
+        """Return the call as Python text; executed in a revision, it gives an equal operation."""
+        # Imported here because this module is imported during "import alembic".
+        from alembic_zero.operations.rendering import render_operation
+
+        return render_operation(self)
+
     def plain_operations(self) -> list[MigrateOperation]:
         """Return the ordinary Alembic operations that lead to the same catalog.
 

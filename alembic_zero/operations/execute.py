@@ -28,7 +28,9 @@ class ZdExecuteOp(ZdOperation):
         expand: str | Sequence[str] | None = None,
         contract: str | Sequence[str] | None = None,
         rollback: str | Sequence[str] | None = None,
+        _reverse: ZdExecuteOp | None = None,
     ) -> None:
+        self._reverse = _reverse
         self.expand = read_statements(self.directive, "expand", expand)
         self.contract = read_statements(self.directive, "contract", contract)
         self.rollback = read_statements(self.directive, "rollback", rollback)
@@ -54,6 +56,22 @@ class ZdExecuteOp(ZdOperation):
         """
         operations.invoke(cls(expand=expand, contract=contract, rollback=rollback))
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the directive's call; a single statement as text."""
+        phases = {"expand": self.expand, "contract": self.contract, "rollback": self.rollback}
+        return {phase: _as_written(statements) for phase, statements in phases.items()}
+
+    def reverse(self) -> ZdExecuteOp:
+        """Return what undoes *expand* once nobody needs it: *rollback*, when the reverse migration is completed.
+
+        :raises ValueError: *rollback* is missing, or *contract* has done what nothing undoes.
+        """
+        if self._reverse is not None:
+            return self._reverse
+        if self.contract or not self.rollback:
+            raise ValueError("operation is not reversible; what undoes its statements is not known")
+        return ZdExecuteOp(contract=self.rollback, _reverse=self)
+
     def describe(self) -> str:
         """Return the call in one line."""
         phases = (("expand", self.expand), ("contract", self.contract), ("rollback", self.rollback))
@@ -67,6 +85,12 @@ class ZdExecuteOp(ZdOperation):
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return the difference as Alembic words it for ``alembic check``."""
         return ("execute", self.expand, self.contract, self.rollback)
+
+
+def _as_written(statements: tuple[str, ...]) -> str | list[str] | None:
+    if len(statements) == 1:
+        return statements[0]
+    return list(statements) or None
 
 
 def _shorten(statements: tuple[str, ...]) -> str:

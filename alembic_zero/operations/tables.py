@@ -96,6 +96,14 @@ class ZdRenameTableOp(ZdTableOperation):
         """
         operations.invoke(cls(old_table_name, new_table_name, schema=schema))
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the directive's call, by parameter."""
+        return {
+            "old_table_name": self.table_name,
+            "new_table_name": self.new_table_name,
+            "schema": self.schema,
+        }
+
     def describe(self) -> str:
         """Return the call in one line."""
         return self.describe_call(str(self.new_table_name))

@@ -62,6 +62,8 @@ print(json.dumps(sorted(sys.modules)))
     assert all(name.startswith("alembic_zero") for name in loaded - without), loaded - without
     assert loaded - without == {
         "alembic_zero",
+        "alembic_zero.autogenerate",
+        "alembic_zero.autogenerate.render",
         "alembic_zero.errors",
         "alembic_zero.operations",
         "alembic_zero.operations.base",
