@@ -94,7 +94,8 @@ class RecordingOperations(Operations):
         if not isinstance(operation, ZdOperation):
             return super().invoke(operation)
         if isinstance(operation, ZdCreateTableOp) or self._recorder.creates(operation):
-            return run_directly(self, operation)
+            with self._recorder.on_behalf_of(operation):
+                return run_directly(self, operation)
         self._recorder.add(operation)
         return None
 
@@ -120,6 +121,7 @@ class Recorder:
         self._created: set[tuple[str, str]] = set()
         self._revision = ""
         self._autocommit = False
+        self._cause: ZdOperation | None = None
         self.connection = cast("Connection", real.connection)
         self._real = real
         self.context = self._make_context(real)
@@ -155,7 +157,16 @@ class Recorder:
 
     def add(self, operation: ZdOperation | Ordinary, *, adopted: bool = False) -> None:
         """Append an operation of the revision that is being recorded."""
-        self.items.append(Item(self._revision, operation, adopted))
+        self.items.append(Item(self._revision, operation, adopted, self._cause))
+
+    @contextmanager
+    def on_behalf_of(self, operation: ZdOperation) -> Iterator[None]:
+        """Record ordinary statements as what *operation* stands for."""
+        self._cause = operation
+        try:
+            yield
+        finally:
+            self._cause = None
 
     def record(self, revision: str, function: Callable[..., None], **kw: Any) -> None:
         """Run one migration function and keep what it asks for.

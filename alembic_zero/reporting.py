@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
 from alembic_zero.names import client_suffix
 from alembic_zero.sql import journal as sql
@@ -51,6 +52,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
                 "from_revision": m.from_revision,
                 "state": m.state,
                 "clients": clients.get(m.revision, 0),
+                "operations": _operations(m),
                 "steps": _steps(workplace, m),
             }
             for m in state.migrations
@@ -88,6 +90,13 @@ def _clients(workplace: Workplace, state: State) -> dict[str, int]:
         m.revision: sum(row["application_name"].endswith(client_suffix(m.revision)) for row in rows)
         for m in state.migrations
     }
+
+
+def _operations(migration: Migration) -> list[dict[str, Any]]:
+    """Return the calls of a version in flight, as the journal has kept them."""
+    if migration.state == "current" or not migration.extras:
+        return []
+    return [stored.to_plain() for stored in Extras.from_json(migration.extras).operations]
 
 
 def _steps(workplace: Workplace, migration: Migration) -> list[dict[str, Any]]:
@@ -149,14 +158,15 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
 
 def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:
     """Print the steps of an expansion and how it would be published."""
-    print_steps(workplace.context, f"upgrade to {target}", expansion.plan)
+    title = "\n".join([f"upgrade to {target}", *expansion.outline])
+    print_steps(workplace.context, title, expansion.plan)
     schemas = ", ".join(workplace.schemas(workplace.read_state(), expansion.schemas))
     print_lines(workplace.context, [f"-- then, in Alembic's own transaction: views of {target} for {schemas}"])
 
 
 def print_steps(context: MigrationContext, title: str, plan: Plan) -> None:
     """Print the steps of one phase with their statements."""
-    lines = [f"-- {title}"]
+    lines = [f"-- {line}" for line in title.splitlines()]
     for number, step in enumerate(plan.steps, 1):
         lines += _step_lines(number, step)
     print_lines(context, [*lines, ""])

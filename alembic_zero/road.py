@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from alembic_zero.completing import is_forward_only
 from alembic_zero.execute.journal import Migration
-from alembic_zero.execute.planner import Planner, digest_items
+from alembic_zero.execute.planner import Extras, Planner, digest_items
 from alembic_zero.names import version_schema
 from alembic_zero.operations.base import ZdOperation
 from alembic_zero.operations.errors import MigrationError, RefusedError
+from alembic_zero.plan.stored import describe_edit, store_operations
 from alembic_zero.recording import Recorder
 from alembic_zero.returning import Rollback
 from alembic_zero.workplace import Workplace, translated_errors, version_name
@@ -305,8 +306,11 @@ class Road:
         if migration is None:
             migration = self._begin(items, digest, executor, options)
         elif migration.operations_digest != digest:
+            stored = Extras.from_json(migration.extras).operations if migration.extras else ()
+            edit = describe_edit(stored, store_operations(items))
             raise RefusedError(
-                f"revision {migration.revision!r} has been edited since its expansion began; nothing was changed",
+                f"revision {migration.revision!r} has been edited since its expansion began"
+                f"{f': {edit}' if edit else ''}; nothing was changed",
                 code="ZD255",
                 revision=migration.revision,
                 next_command=f"alembic downgrade {migration.from_revision}",

@@ -30,8 +30,10 @@ from alembic_zero.plan.expand import (
     plan_validation,
 )
 from alembic_zero.plan.items import Item, Ordinary
+from alembic_zero.plan.outline import outline
 from alembic_zero.plan.policy import check_columns, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
+from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
@@ -47,10 +49,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extras(PlainData):
-    """What a revision's own SQL wants done later, in order."""
+    """What a revision's own SQL wants done later, in order, and the calls that it consists of."""
 
     contract: tuple[str, ...] = ()
     has_text: bool = False
+    operations: tuple[StoredOperation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Expansion:
     extras: Extras
     last_generation: int
     schemas: tuple[str, ...]
+    outline: tuple[str, ...] = ()
 
 
 def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
@@ -293,9 +297,10 @@ class Planner:
         return Expansion(
             Plan("expand", tuple(steps)),
             tuple(flights.values()),
-            Extras(tuple(contract), text),
+            Extras(tuple(contract), text, store_operations(items)),
             self._generation,
             tuple(sorted(schemas)),
+            outline(items, steps, self._positions),
         )
 
     def _row_steps(self, flights: dict[int, Flight], facts: dict[int, TableFacts]) -> list[Step]:

@@ -18,6 +18,7 @@ from alembic.util import sqla_compat
 from sqlalchemy import schema as sa_schema
 from sqlalchemy.sql.elements import ClauseElement, TextClause
 from sqlalchemy.sql.elements import conv as constructed_name
+from sqlalchemy.sql.schema import NULL_UNSPECIFIED
 from sqlalchemy.types import TypeEngine, to_instance
 
 from alembic_zero.operations.irreversible import Irreversible
@@ -232,16 +233,18 @@ class Writer:
             arguments.append(self.server_default(generated))
         elif column.server_default is not None:
             default = f", server_default={self.server_default(column.server_default)}"
-        options |= self._column_options(column, "primary_key" in options)
+        # A primary key that the table has apart decides for a column that says nothing about NULL.
+        silent = not primary_key and column._user_defined_nullable is NULL_UNSPECIFIED  # noqa: SLF001
+        options |= self._column_options(column, implied=silent or ("primary_key" in options and not column.nullable))
         rest = "".join(f", {key}={self.value(value)}" for key, value in options.items())
         return f"{self._sa}Column({', '.join(arguments)}{default}{rest})"
 
     @staticmethod
-    def _column_options(column: sa.Column[Any], keyed: bool) -> dict[str, Any]:
+    def _column_options(column: sa.Column[Any], *, implied: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
         if column.autoincrement != sqla_compat.AUTOINCREMENT_DEFAULT:
             options["autoincrement"] = column.autoincrement
-        if column.nullable or not keyed:
+        if not implied:
             options["nullable"] = column.nullable
         if column.system:
             options["system"] = True
