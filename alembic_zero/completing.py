@@ -6,13 +6,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alembic_zero.catalog.reader import read_facts, read_rows
+from alembic_zero.catalog.reader import read_facts, read_live_foreign_keys, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.execute.sending import send
 from alembic_zero.names import MARKER, client_suffix, internal_name, version_schema
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
+from alembic_zero.plan.references import plan_severing
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_remaining
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
@@ -199,6 +200,13 @@ class Completion:
             tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
             handled: dict[str, list[str]] = {}
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
+            severing = [
+                step
+                for f in self._flights(target)
+                for step in plan_severing(
+                    f, f.level_of(target.id), read_live_foreign_keys(connection, f.relation), source
+                )
+            ]
             buried = [
                 text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled, m.id)
             ]
@@ -208,13 +216,19 @@ class Completion:
                 steps += plan_validation(flight, flight.level_of(target.id), source)
         if tombs:
             steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
-        ordered = _vacating_first(_children_first(swaps))
+        steps += severing
+        ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]
         steps += [swap.plan_arrival(source) for swap in ordered if swap.detour is not None]
         steps += self._custom(target, source)
         if buried:
             steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried), forward_only=True))
         return Plan("contract", tuple(steps))
+
+    @staticmethod
+    def _severing(connection: Any, flight: Flight, target: Migration, source: str) -> list[Step]:
+        found = read_live_foreign_keys(connection, flight.relation)
+        return plan_severing(flight, flight.level_of(target.id), found, source)
 
     def _swap(
         self, connection: Any, flight: Flight, target: Migration, handled: dict[str, list[str]], version: int
@@ -253,25 +267,9 @@ def is_forward_only(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(step.forward_only and position in begun for position, step in enumerate(plan.steps))
 
 
-def _children_first(swaps: list[Swap]) -> list[Swap]:
-    """Order swaps: dropped tables, then referencing tables before referenced ones."""
-    by_name = {f"{s.flight.schema}.{s.flight.name}": s for s in swaps}
-    ordered: list[Swap] = []
-    visiting: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in visiting:
-            return
-        visiting.add(name)
-        for table, _constraint, _columns in by_name[name].facts.referencing:
-            child = table.replace('"', "")
-            if child in by_name:
-                visit(child)
-        ordered.append(by_name[name])
-
-    for name in sorted(by_name):
-        visit(name)
-    return [s for s in ordered if s.is_dropped] + [s for s in ordered if not s.is_dropped]
+def _dropped_first(swaps: list[Swap]) -> list[Swap]:
+    """Order swaps: dropped tables, then the others by name."""
+    return sorted(swaps, key=lambda s: (not s.is_dropped, s.flight.schema, s.flight.name))
 
 
 def _vacating_first(swaps: list[Swap]) -> list[Swap]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic_zero.catalog.reader import read_rows
+from alembic_zero.catalog.reader import read_live_foreign_keys, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
+from alembic_zero.plan.references import plan_unlinking
 from alembic_zero.plan.rollback import plan_table_rollback
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.recording import Recorder
@@ -71,10 +72,13 @@ class Rollback:
             publisher = self._workplace.publisher(state.flights, connection)
             tombs = publisher.tomb_functions(migration.revision, migration.schemas, migration.from_revision)
             handled: dict[str, list[str]] = {}
-            tables = [
+            ending = [f for f in state.flights if f.levels and f.levels[-1].migration == migration.id]
+            # First, so that no table's columns hang on another one's.
+            links = [(flight, read_live_foreign_keys(connection, flight.relation)) for flight in ending]
+            tables = [step for flight, found in links for step in plan_unlinking(flight, found, source)]
+            tables += [
                 plan_table_rollback(flight, self._views(connection, migration, flight, handled), source)
-                for flight in state.flights
-                if flight.levels and flight.levels[-1].migration == migration.id
+                for flight in ending
             ]
             buried = publisher.bury(
                 migration.revision, migration.schemas, migration.from_revision, handled, migration.id

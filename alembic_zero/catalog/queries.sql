@@ -104,6 +104,25 @@ SELECT con.conname AS name,
  WHERE con.conrelid = :oid AND con.contype = 'f' AND con.conparentid = 0
  ORDER BY con.conname
 
+-- name: live_foreign_keys
+-- Foreign keys from and to a table, with both ends; none of a partition's own.
+SELECT con.conname AS name, con.conrelid::bigint AS relation, n.nspname AS schema, c.relname AS table, c.relkind AS kind,
+       ARRAY(SELECT a.attname::text FROM unnest(con.conkey) WITH ORDINALITY AS k(attnum, position)
+               JOIN pg_attribute a ON a.attrelid = con.conrelid AND a.attnum = k.attnum
+              ORDER BY k.position) AS columns,
+       con.confrelid::bigint AS referenced_relation, rn.nspname AS referenced_schema, rc.relname AS referenced_table,
+       ARRAY(SELECT a.attname::text FROM unnest(con.confkey) WITH ORDINALITY AS k(attnum, position)
+               JOIN pg_attribute a ON a.attrelid = con.confrelid AND a.attnum = k.attnum
+              ORDER BY k.position) AS referenced_columns,
+       pg_get_constraintdef(con.oid) AS definition
+  FROM pg_constraint con
+  JOIN pg_class c ON c.oid = con.conrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class rc ON rc.oid = con.confrelid
+  JOIN pg_namespace rn ON rn.oid = rc.relnamespace
+ WHERE con.contype = 'f' AND con.conparentid = 0 AND (con.conrelid = :oid OR con.confrelid = :oid)
+ ORDER BY con.conrelid, con.conname
+
 -- name: statistics
 -- Extended statistics objects.
 SELECT n.nspname AS schema, s.stxname AS name, pg_get_statisticsobjdef(s.oid) AS definition,

@@ -17,6 +17,7 @@ from alembic_zero.catalog.snapshot import (
     Grant,
     Identity,
     Index,
+    LiveForeignKey,
     Server,
     Statistics,
     TableFacts,
@@ -185,6 +186,14 @@ def _references_position(definition: str) -> int:
     if match is None:
         raise ValueError(f"unexpected foreign key {definition!r}")
     return match.end()
+
+
+def read_live_foreign_keys(connection: Connection, relation: int) -> list[LiveForeignKey]:
+    """Return the foreign keys from and to a table, found by its oid."""
+    with qualified_names(connection):
+        rows = read_rows(connection, "live_foreign_keys", oid=relation)
+    tuples = ("columns", "referenced_columns")
+    return [LiveForeignKey(**{**row, **{key: tuple(row[key]) for key in tuples}}) for row in rows]
 
 
 def _statistics(row: Mapping[str, Any]) -> Statistics:

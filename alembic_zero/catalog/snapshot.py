@@ -76,13 +76,34 @@ class Check(PlainData):
 
 @dataclass(frozen=True)
 class ForeignKey(PlainData):
-    """An outgoing foreign key; *suffix* starts at ``REFERENCES``."""
+    """An outgoing foreign key; *suffix* starts at ``REFERENCES``.
+
+    *origin* is the constraint that stands for it while a revision is planned, None for a new one.
+    """
 
     name: str
     columns: tuple[str, ...]
     suffix: str
     referenced: str
     comment: str | None = None
+    origin: str | None = None
+
+
+@dataclass(frozen=True)
+class LiveForeignKey(PlainData):
+    """A foreign key between two tables as it stands in the catalog: every name is physical."""
+
+    name: str
+    relation: int
+    schema: str
+    table: str
+    kind: str
+    columns: tuple[str, ...]
+    referenced_relation: int
+    referenced_schema: str
+    referenced_table: str
+    referenced_columns: tuple[str, ...]
+    definition: str
 
 
 @dataclass(frozen=True)

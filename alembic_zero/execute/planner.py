@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
+from alembic_zero.execute.following import Following
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send
@@ -21,6 +22,7 @@ from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.plain import PlainData
+from alembic_zero.plan.draft import new_draft
 from alembic_zero.plan.expand import (
     plan_backfill,
     plan_columns,
@@ -41,10 +43,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.catalog.snapshot import Server, TableFacts
+    from alembic_zero.catalog.snapshot import LiveForeignKey, Server, TableFacts
     from alembic_zero.execute.journal import Journal, State
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.session import Sessions
+    from alembic_zero.plan.draft import Draft
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Planner:
     default_schema: str
     options: dict[str, Any]
     _trials: dict[int, TableTrial] = field(default_factory=dict)
+    _followers: dict[int, Draft] = field(default_factory=dict)
     _positions: dict[int, list[int]] = field(default_factory=dict)
     _generation: int = 0
     _released: bool = False
@@ -114,8 +118,10 @@ class Planner:
         with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
             send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
+            following = Following(connection, self.state.flights, revision, self.default_schema, self.server.version)
             for position, item in enumerate(items):
-                self._try(connection, position, item)
+                self._try(connection, position, item, following)
+            self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
         prelude = [text for item in items for text in definitions(item)]
         for flight in flights.values():
@@ -124,7 +130,12 @@ class Planner:
 
     # -- the trial ------------------------------------------------------------------------
 
-    def _try(self, connection: Connection, position: int, item: Item) -> None:
+    @property
+    def _drafts(self) -> dict[int, Draft]:
+        """The drafts of all tables of the plan, by the flight's id."""
+        return {**{key: trial.draft for key, trial in self._trials.items()}, **self._followers}
+
+    def _try(self, connection: Connection, position: int, item: Item, following: Following) -> None:
         operation = item.operation
         if isinstance(operation, Ordinary):
             self._check_ordinary(item, operation)
@@ -136,6 +147,7 @@ class Planner:
             trial = self._resolve(connection, item, operation)
             trial.given_up = self._given_up(trial)
             trial.apply(item)
+            following.pin(trial.draft, list(self._drafts.values()))
             self._positions.setdefault(trial.draft.flight.id, []).append(position)
 
     def _given_up(self, trial: TableTrial) -> set[str]:
@@ -200,6 +212,25 @@ class Planner:
         self._trials[flight.id] = trial
         return trial
 
+    def _follow(self, connection: Connection, following: Following, items: Sequence[Item]) -> None:
+        """Let foreign keys follow the columns that they join, those of tables without an operation too."""
+
+        def launch(link: LiveForeignKey, cause: Draft) -> Draft:
+            position = self._positions[cause.flight.id][0]
+            flying = {f.relation: f for f in self.state.flights}
+            flight = flying.get(link.relation) or self._take_off(connection, link.relation, link.schema, link.table)
+            facts = read_facts(connection, flight.schema, flight.name)
+            check_table(items[position], facts, self.server)
+            self._generation += 1
+            self._positions[flight.id] = [position]
+            self._followers[flight.id] = new_draft(flight, facts, self._generation)
+            return self._followers[flight.id]
+
+        drafts = following.take_off(list(self._drafts.values()), launch)
+        for draft in drafts:
+            draft.name_cells()
+        following.resolve(drafts)
+
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
         for flight in self.state.flights:
             top = flight.spec_at(len(flight.levels))
@@ -209,6 +240,10 @@ class Planner:
         taken = {f.relation for f in self.state.flights} | {t.draft.flight.relation for t in self._trials.values()}
         if oid is None or oid in taken:
             return None
+        return self._take_off(connection, oid, schema, name)
+
+    def _take_off(self, connection: Connection, oid: int, schema: str, name: str) -> Flight:
+        """Return the flight of a table that nothing has changed yet."""
         facts = read_facts(connection, schema, name)
         identity = oid
         while identity in {f.id for f in self.state.flights}:
@@ -226,6 +261,9 @@ class Planner:
             check_columns(revision, flight, trial.draft.facts)
             check_triggers(revision, flight, trial.draft.facts)
             flights[oid] = flight
+        for oid, draft in self._followers.items():
+            # Its columns are as they were, so physical names are of no account.
+            flights[oid] = draft.finish(migration, revision, draft.spec, set())
         return flights
 
     def _rehearse(self, flight: Flight, prelude: Sequence[str]) -> None:
@@ -235,7 +273,7 @@ class Planner:
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
-        step = plan_columns(flight, self._trials[flight.id].draft.facts, "rehearsal")
+        step = plan_columns(flight, self._drafts[flight.id].facts, "rehearsal")
         if not step.statements:
             return
         with self.sessions.lend() as connection:
@@ -275,7 +313,7 @@ class Planner:
     # -- the plan -------------------------------------------------------------------------
 
     def _assemble(self, items: Sequence[Item], flights: dict[int, Flight]) -> Expansion:
-        facts = {oid: trial.draft.facts for oid, trial in self._trials.items()}
+        facts = {oid: draft.facts for oid, draft in self._drafts.items()}
         steps: list[Step] = []
         contract: list[str] = []
         hoisted: set[int] = set()
@@ -290,7 +328,8 @@ class Planner:
                     steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
         steps += self._row_steps(flights, facts)
-        schemas = {f.schema for f in flights.values()} | {
+        # Not those of followers: a schema that the project does not know needs no version of its own.
+        schemas = {flights[oid].schema for oid in self._trials} | {
             i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
         }
         text = any(isinstance(i.operation, Ordinary) and i.operation.kind == "sql" for i in items)
@@ -307,6 +346,10 @@ class Planner:
         """Return what follows once every table has its columns, phase by phase: tables build on each other."""
         source = f"revision {next(iter(flights.values())).levels[-1].revision!r}" if flights else ""
         steps = [s for oid, f in flights.items() for s in plan_backfill(f, source, self._fired(facts[oid]))]
+        # A foreign key onto a copy needs the copy of every row of the table that it references.
+        referenced = {r.relation for d in self._drafts.values() for r in d.references.values() if r.moved}
+        keys = [f for f in flights.values() if f.relation in referenced]
+        steps += [replace(s, name=f"{s.name} (keys)") for f in keys if (s := plan_fulfilment(f, source))]
         for phase in (plan_indexes, plan_foreign_keys, plan_validation):
             steps += [s for f in flights.values() for s in phase(f, source)]
         return steps + [s for f in flights.values() if (s := plan_fulfilment(f, source))]

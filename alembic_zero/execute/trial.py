@@ -23,7 +23,7 @@ from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDr
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
-from alembic_zero.plan.draft import Draft
+from alembic_zero.plan.draft import new_draft
 from alembic_zero.sql import ddl
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.quoting import ident, literal
@@ -56,15 +56,10 @@ class TableTrial:
     ) -> None:
         self._connection = connection
         self._options = options
-        spec = flight.spec_at(len(flight.levels))
-        shape = dict(flight.shape_at(len(flight.levels)))
-        cells = {c.id: c for c in flight.cells}
-        self.draft = Draft(flight, facts, generation, spec, shape, cells)
-        self.draft.generated = {edge.target: edge for edge in flight.generated}
-        self.draft.foreign_keys = [replace(f, columns=tuple(shape[c] for c in f.columns)) for f in spec.foreign_keys]
+        self.draft = new_draft(flight, facts, generation)
         self._item: Item | None = None
         self.given_up: set[str] = set()
-        for statement in ddl.create_copy(spec, TRIAL_SCHEMA):
+        for statement in ddl.create_copy(self.draft.spec, TRIAL_SCHEMA):
             self._run(statement)
 
     # -- talking to the server ------------------------------------------------------------
@@ -203,13 +198,6 @@ class TableTrial:
         for column, thing in self.draft.facts.dependents:
             if column == physical:
                 raise self._refuse(f"{thing} depends on column {name!r}; drop or change it first", "ZD207")
-        for table, constraint, columns in self.draft.facts.referencing:
-            if physical in columns:
-                raise self._refuse(
-                    f"foreign key {constraint!r} of {table} references column {name!r}; "
-                    "a change across tables is not supported yet: drop the foreign key first",
-                    "ZD208",
-                )
 
     def _alter_column(self, operation: ZdAlterColumnOp) -> None:
         name = operation.column_name
@@ -229,10 +217,7 @@ class TableTrial:
             return
         self._check_droppable(name)
         self._check_reversible(operation, column, after)
-        owned = self.draft.origin_column(cell.id)
-        serial = owned is not None and owned.owned_sequence is not None and column.default == after.default
-        sequence = column.identity is not None or serial
-        copy = self._new_cell(after, sequence_of=cell.id if sequence else None)
+        copy = self._new_cell(after, sequence_of=cell.id if self._is_numbered(cell, column, after) else None)
         self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))
         self._apply_plain(operation)
         self._refresh({after_name: copy.id})
@@ -240,6 +225,15 @@ class TableTrial:
         if not isinstance(operation.down, Irreversible):
             down = operation.down or ident(after_name)
             self.draft.downs.append(self._probe("down", down, self.draft.spec, cell, column))
+
+    def _is_numbered(self, cell: Cell, before: Column, after: Column) -> bool:
+        """Return whether a sequence numbers the column and goes on to number its copy."""
+        if before.identity is not None:
+            return True
+        owned = self.draft.origin_column(cell.id)
+        serial = owned is not None and owned.owned_sequence is not None
+        # Two defaults would take two numbers for each row.
+        return before.default == after.default and (serial or (before.default or "").startswith("nextval("))
 
     def _copies(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> bool:
         """Return whether the change needs a column of its own; name, default and comment do not."""
@@ -276,9 +270,6 @@ class TableTrial:
 
     def _drop_table(self) -> None:
         facts = self.draft.facts
-        for table, constraint, _columns in facts.referencing:
-            if table != f"{_plain_name(facts.schema)}.{_plain_name(facts.name)}":
-                raise self._refuse(f"foreign key {constraint!r} of {table} references it; drop that first", "ZD208")
         for column, thing in facts.dependents:
             raise self._refuse(f"{thing} depends on its column {column!r}; drop or change it first", "ZD207")
         self._run(f"DROP TABLE {self._table}")
@@ -410,7 +401,3 @@ class TableTrial:
             for statement in ddl.rename_pairs(pairs, self._table):
                 self._run(statement)
             return self._read_spec()
-
-
-def _plain_name(name: str) -> str:
-    return name if name.isidentifier() and name.islower() else ident(name)

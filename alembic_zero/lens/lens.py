@@ -80,11 +80,26 @@ class NewIndex(PlainData):
 
 @dataclass(frozen=True)
 class NewForeignKey(PlainData):
-    """A foreign key that a level adds, under *physical* until the contract renames it."""
+    """A foreign key that a level adds, under *physical* until the contract renames it.
+
+    *physical_suffix* and *physical_referenced* say by physical names what it references, where that is known.
+    """
 
     physical: str
     physical_columns: tuple[str, ...]
     foreign_key: ForeignKey
+    physical_suffix: str | None = None
+    physical_referenced: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The clause from ``REFERENCES`` on with which it is created."""
+        return self.physical_suffix or self.foreign_key.suffix
+
+    @property
+    def referenced(self) -> str:
+        """The table that it references, by its physical name, as SQL text."""
+        return self.physical_referenced or self.foreign_key.referenced
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,11 @@ class Flight(PlainData):
         for column in self.spec_at(level).columns:
             yield column, self.cell(names[column.name])
 
+    def foreign_keys_at(self, level: int) -> dict[str, str]:
+        """Return the physical name of each foreign key of level number *level*."""
+        made = {new.foreign_key.name: new.physical for new in self.levels[level - 1].foreign_keys} if level else {}
+        return {f.name: made.get(f.name) or (level and f.origin) or f.name for f in self.spec_at(level).foreign_keys}
+
     def level_of(self, migration: int) -> int:
         """Return the level that versions published by this migration see."""
         return sum(1 for level in self.levels if level.migration <= migration)
@@ -229,6 +249,7 @@ class Flight(PlainData):
             schema=rest.spec.schema,
             name=rest.spec.name,
             generated=rest.read_generated(),
+            levels=tuple(self._with_final_keys(one, level) for one in rest.levels),
             cells=tuple(
                 replace(
                     c,
@@ -240,3 +261,9 @@ class Flight(PlainData):
             ),
             has_marker=bool(rest.sync_levels),
         )
+
+    def _with_final_keys(self, one: Level, level: int) -> Level:
+        """Return a level whose foreign keys stand under the names that a contract up to *level* gives them."""
+        final = {physical: name for name, physical in self.foreign_keys_at(level).items()}
+        keys = tuple(replace(f, origin=final.get(f.origin or "", f.origin)) for f in one.spec.foreign_keys)
+        return replace(one, spec=replace(one.spec, foreign_keys=keys))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.plan.expand import drop_triggers, table_lock
+from alembic_zero.plan.references import restored_deferral
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import ident, literal
@@ -157,8 +158,6 @@ class Swap:
         after = self.after
         locks = [view_lock(self.flight, v) for v in (*self.gone, *self.kept)]
         locks.append(table_lock(self.flight, LockMode.ACCESS_EXCLUSIVE))
-        dropped = self._dropped_foreign_keys()
-        locks += [Lock(relation, LockMode.ACCESS_EXCLUSIVE) for relation in dropped]
         return Step(
             f"contract {self.flight.schema}.{self.flight.name}",
             Kind.TRANSACTION,
@@ -175,19 +174,6 @@ class Swap:
     def is_dropped(self) -> bool:
         """Whether the revision drops the table."""
         return any(level.dropped for level in self.flight.levels[: self.level])
-
-    def _dropped_foreign_keys(self) -> list[str]:
-        """Return tables that lose a foreign key with a column: DROP COLUMN locks both ends."""
-        if self.is_dropped:
-            return sorted({f.referenced for f in self.flight.spec.foreign_keys})
-        gone = set(self._gone_cells())
-        found: dict[str, None] = {}
-        for number in range(self.level):
-            names = dict(self.flight.shape_at(number))
-            for foreign_key in self.flight.spec_at(number).foreign_keys:
-                if any(names[c] in gone for c in foreign_key.columns):
-                    found[foreign_key.referenced] = None
-        return sorted(found)
 
     def _gone_cells(self) -> list[str]:
         kept = {c for n in range(self.level, len(self.flight.levels) + 1) for _, c in self.flight.shape_at(n)}
@@ -354,13 +340,15 @@ class Swap:
 
     def _foreign_keys(self) -> list[str]:
         statements = []
+        current = set(self.flight.foreign_keys_at(self.level).values())
         for level in self._levels():
             for new in level.foreign_keys:
-                if not self._has(level, new.foreign_key.columns):
+                if new.physical not in current:
                     continue
                 name = new.foreign_key.name
                 if new.physical != name:
                     statements.append(ddl.rename_constraint(self._table, new.physical, name))
+                    statements += restored_deferral(self._table, name, new.foreign_key)
                 if new.foreign_key.comment:
                     statements.append(ddl.comment_on_constraint(self._table, name, new.foreign_key.comment))
         return statements

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
+from alembic_zero.plan.references import Pin, Reference, deferred
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.triggers import last_trigger_name
 
@@ -21,6 +22,7 @@ class Draft:
     """A level that grows with each operation on its table.
 
     *foreign_keys* name cells in place of columns; *sources* maps a copy to the cell it replaces.
+    *pins* say what new foreign keys reference, *references* what all of them will, by their names.
     *fallbacks* are functions that give a column's default to a cell which nothing else derives: they
     count only where the cell stays virtual, a physical one has its default in the table.
     """
@@ -37,6 +39,8 @@ class Draft:
     sources: dict[str, str] = field(default_factory=dict)
     generated: dict[str, Edge] = field(default_factory=dict)
     fallbacks: set[str] = field(default_factory=set)
+    pins: dict[str, Pin] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
     dropped: bool = False
     count: int = 0
 
@@ -149,17 +153,17 @@ class Draft:
             ),
             statistics=tuple(self._carried_statistics(s, by_statistics.get(s.name)) for s in self.spec.statistics),
             foreign_keys=tuple(
-                replace(f, columns=tuple(names[self._latest(c)] for c in f.columns))
+                replace(f, columns=tuple(names[self.latest(c)] for c in f.columns))
                 for f in self.foreign_keys
-                if all(self._latest(c) in names for c in f.columns)
+                if all(self.latest(c) in names for c in f.columns)
             ),
         )
 
-    def _latest(self, cell_id: str) -> str:
+    def latest(self, cell_id: str) -> str:
         """Return the newest copy that descends from a cell."""
         for copy, source in self.sources.items():
             if source == cell_id:
-                return self._latest(copy)
+                return self.latest(copy)
         return cell_id
 
     def _carried_column(self, column: Column, old: Column | None) -> Column:
@@ -234,11 +238,35 @@ class Draft:
             taken.add(name)
             yield NewIndex(name, texts[index.name], index)
 
+    def rebuilds(self, foreign_key: ForeignKey) -> bool:
+        """Return whether the level needs a foreign key of its own for this one; its columns are logical."""
+        reference = self.references.get(foreign_key.name)
+        moved = reference is not None and reference.moved
+        return moved or foreign_key.origin is None or self._touches(foreign_key.columns)
+
     def _foreign_keys(self, spec: TableSpec) -> Iterator[NewForeignKey]:
-        old = {f.name for f in self._old.foreign_keys}
+        taken = {f.name for n in range(len(self.flight.levels) + 1) for f in self.flight.spec_at(n).foreign_keys}
         for foreign_key in spec.foreign_keys:
-            if not self._touches(foreign_key.columns):
+            if not self.rebuilds(foreign_key):
                 continue
-            name = self.fresh("_zd_fkey") if foreign_key.name in old else foreign_key.name
+            name = self.fresh("_zd_fkey") if foreign_key.name in taken else foreign_key.name
             columns = tuple(str(self.cells[self.shape[c]].physical) for c in foreign_key.columns)
-            yield NewForeignKey(name, columns, foreign_key)
+            reference = self.references.get(foreign_key.name)
+            if reference is None:
+                yield NewForeignKey(name, columns, foreign_key)
+                continue
+            suffix = reference.suffix if name == foreign_key.name else deferred(reference.suffix)
+            yield NewForeignKey(name, columns, foreign_key, suffix, reference.table)
+
+
+def new_draft(flight: Flight, facts: TableFacts, generation: int) -> Draft:
+    """Return the draft of a level in which nothing has changed yet."""
+    top = len(flight.levels)
+    spec, shape = flight.spec_at(top), dict(flight.shape_at(top))
+    draft = Draft(flight, facts, generation, spec, shape, {c.id: c for c in flight.cells})
+    draft.generated = {edge.target: edge for edge in flight.generated}
+    physical = flight.foreign_keys_at(top)
+    draft.foreign_keys = [
+        replace(f, columns=tuple(shape[c] for c in f.columns), origin=physical[f.name]) for f in spec.foreign_keys
+    ]
+    return draft

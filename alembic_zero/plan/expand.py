@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA
+from alembic_zero.plan.references import is_enforced_later
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import ident
@@ -137,7 +138,7 @@ def plan_validation(flight: Flight, source: str) -> list[Step]:
     level = flight.levels[-1]
     table = ident(flight.schema, flight.name)
     validations = [ddl.validate(table, c.physical) for c in level.checks]
-    validations += [ddl.validate(table, f.physical) for f in level.foreign_keys]
+    validations += [ddl.validate(table, f.physical) for f in level.foreign_keys if not is_enforced_later(f.suffix)]
     if not validations:
         return []
     return [
@@ -157,13 +158,13 @@ def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
     if not level.foreign_keys:
         return []
     locks = [table_lock(flight, LockMode.SHARE_ROW_EXCLUSIVE)]
-    locks += [Lock(f.foreign_key.referenced, LockMode.SHARE_ROW_EXCLUSIVE) for f in level.foreign_keys]
+    locks += [Lock(f.referenced, LockMode.SHARE_ROW_EXCLUSIVE) for f in level.foreign_keys]
     statements = [
         text
         for f in level.foreign_keys
         for text in (
             ddl.drop_constraint(table, f.physical),
-            ddl.add_foreign_key(table, f.physical, f.physical_columns, f.foreign_key),
+            ddl.add_foreign_key(table, f.physical, f.physical_columns, f.suffix),
         )
     ]
     return [

@@ -29,7 +29,6 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
     statements = [text for view in views for text in bury_view(flight, view)]
     if flight.has_marker:
         statements += replace_trigger(flight, after)
-    statements += [ddl.drop_constraint(table, f.physical) for f in flight.levels[-1].foreign_keys]
     statements += [ddl.drop_constraint(table, c.physical) for c in flight.levels[-1].checks]
     statements += _drop_columns(flight, after, table)
     statements += drop_functions(flight, flight.levels[-1:], after)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from alembic_zero.catalog.snapshot import (
         Column,
-        ForeignKey,
         Grant,
         Identity,
         Index,
@@ -175,12 +174,10 @@ def add_check(table: str, name: str, definition: str) -> str:
     return f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} {definition}{suffix}"
 
 
-def add_foreign_key(table: str, name: str, columns: Sequence[str], foreign_key: ForeignKey) -> str:
-    """Return ADD CONSTRAINT ... FOREIGN KEY ... NOT VALID."""
-    suffix = "" if foreign_key.suffix.endswith("NOT VALID") else " NOT VALID"
-    return (
-        f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} FOREIGN KEY ({idents(columns)}) {foreign_key.suffix}{suffix}"
-    )
+def add_foreign_key(table: str, name: str, columns: Sequence[str], references: str) -> str:
+    """Return ADD CONSTRAINT ... FOREIGN KEY ... NOT VALID; *references* starts at ``REFERENCES``."""
+    suffix = "" if references.endswith(("NOT VALID", "NOT ENFORCED")) else " NOT VALID"
+    return f"ALTER TABLE {table} ADD CONSTRAINT {ident(name)} FOREIGN KEY ({idents(columns)}) {references}{suffix}"
 
 
 def validate(table: str, name: str) -> str:
