@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from alembic_zero.configuration import configure
     from alembic_zero.errors import PinError, ZeroError
     from alembic_zero.names import version_schema
+    from alembic_zero.operations.across import from_table
     from alembic_zero.operations.errors import MigrationError, RefusedError
     from alembic_zero.operations.irreversible import IRREVERSIBLE
     from alembic_zero.runtime.pin import pin_engine
@@ -24,6 +25,7 @@ __all__ = [
     "RefusedError",
     "ZeroError",
     "configure",
+    "from_table",
     "pin_engine",
     "version_schema",
 ]
@@ -35,6 +37,7 @@ _HOMES = {
     "RefusedError": "alembic_zero.operations.errors",
     "ZeroError": "alembic_zero.errors",
     "configure": "alembic_zero.configuration",
+    "from_table": "alembic_zero.operations.across",
     "pin_engine": "alembic_zero.runtime.pin",
     "version_schema": "alembic_zero.names",
 }

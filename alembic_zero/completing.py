@@ -13,6 +13,7 @@ from alembic_zero.execute.sending import send
 from alembic_zero.names import MARKER, client_suffix, internal_name, version_schema
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
+from alembic_zero.plan.links import is_tied, plan_untie
 from alembic_zero.plan.references import plan_severing
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_remaining
@@ -216,6 +217,7 @@ class Completion:
                 steps += plan_validation(flight, flight.level_of(target.id), source)
         if tombs:
             steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
+        swaps = self._untie(swaps, target, source, steps)
         steps += severing
         ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]
@@ -229,6 +231,19 @@ class Completion:
     def _severing(connection: Any, flight: Flight, target: Migration, source: str) -> list[Step]:
         found = read_live_foreign_keys(connection, flight.relation)
         return plan_severing(flight, flight.level_of(target.id), found, source)
+
+    def _untie(self, swaps: list[Swap], target: Migration, source: str, steps: list[Step]) -> list[Swap]:
+        """Add the step that ends the links of everything that is contracted; return the swaps as they are after it."""
+        tied = [swap for swap in swaps if is_tied(swap.flight.levels[: swap.level])]
+        if not tied:
+            return swaps
+        ended = {level.migration for swap in tied for level in swap.flight.levels[: swap.level]}
+        gone = {swap.flight.id: swap.gone for swap in tied}
+        step, after = plan_untie([swap.flight for swap in tied], gone, ended, source, forward_only=True)
+        steps.append(step)
+        return [
+            replace(swap, flight=after[swap.flight.id], gone=()) if swap.flight.id in after else swap for swap in swaps
+        ]
 
     def _swap(
         self, connection: Any, flight: Flight, target: Migration, handled: dict[str, list[str]], version: int

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Table
     from sqlalchemy.schema import SchemaItem
 
+    from alembic_zero.operations.across import FromTable
     from alembic_zero.operations.columns import ServerDefault, Type
     from alembic_zero.operations.irreversible import Irreversible
 else:
@@ -38,13 +39,15 @@ def _invoke(directive: str, *args: Any, **kw: Any) -> Any:
     return getattr(_alembic_op, directive)(*args, **kw)
 
 
-def zd_add_column(table_name: str, column: Column[Any], *, up: str | None = None, schema: str | None = None) -> None:
+def zd_add_column(
+    table_name: str, column: Column[Any], *, up: str | FromTable | None = None, schema: str | None = None
+) -> None:
     """Add a column without downtime.
 
     :param table_name: name of the table.
     :param column: the column, as for ``op.add_column``.
     :param up: SQL expression over the other columns that gives the value for rows that exist,
-     and for rows that clients of the revision before write.
+     and for rows that clients of the revision before write; or :func:`alembic_zero.from_table`.
     :param schema: schema of the table.
     """
     _invoke("zd_add_column", table_name, column, up=up, schema=schema)
@@ -64,8 +67,8 @@ def zd_alter_column(
     existing_nullable: bool | None = None,
     existing_comment: str | None = None,
     schema: str | None = None,
-    up: str | None = None,
-    down: str | Irreversible | None = None,
+    up: str | FromTable | None = None,
+    down: str | FromTable | Irreversible | None = None,
     **kw: Any,
 ) -> None:
     r"""Change a column without downtime.
@@ -98,29 +101,34 @@ def zd_alter_column(
 
 
 def zd_drop_column(
-    table_name: str, column_name: str, *, down: str | Irreversible | None = None, schema: str | None = None
+    table_name: str, column_name: str, *, down: str | FromTable | Irreversible | None = None, schema: str | None = None
 ) -> None:
     """Drop a column without downtime.
 
     :param table_name: name of the table.
     :param column_name: name of the column.
     :param down: SQL expression over the other columns that gives clients of the revision before
-     the column's value in rows that newer clients write; ``alembic_zero.IRREVERSIBLE`` if there is none.
+     the column's value in rows that newer clients write; or :func:`alembic_zero.from_table`;
+     ``alembic_zero.IRREVERSIBLE`` if there is none.
     :param schema: schema of the table.
     """
     _invoke("zd_drop_column", table_name, column_name, down=down, schema=schema)
 
 
-def zd_create_table(table_name: str, *columns: SchemaItem, schema: str | None = None, **kw: Any) -> Table:
+def zd_create_table(
+    table_name: str, *columns: SchemaItem, up: FromTable | None = None, schema: str | None = None, **kw: Any
+) -> Table:
     r"""Create a table that only clients of the new version see.
 
     :param table_name: name of the table.
     :param \*columns: columns, constraints and indexes, as for ``op.create_table``.
+    :param up: :func:`alembic_zero.from_table` with a mapping: the table is filled from another one, and
+     kept in step with what clients of the revision before write there.
     :param schema: schema of the table.
     :param \**kw: all else that ``op.create_table`` takes.
     :return: the table, as ``op.create_table`` returns it.
     """
-    table: Table = _invoke("zd_create_table", table_name, *columns, schema=schema, **kw)
+    table: Table = _invoke("zd_create_table", table_name, *columns, up=up, schema=schema, **kw)
     return table
 
 
@@ -134,13 +142,15 @@ def zd_rename_table(old_table_name: str, new_table_name: str, *, schema: str | N
     _invoke("zd_rename_table", old_table_name, new_table_name, schema=schema)
 
 
-def zd_drop_table(table_name: str, *, schema: str | None = None) -> None:
+def zd_drop_table(table_name: str, *, down: FromTable | None = None, schema: str | None = None) -> None:
     """Drop a table without downtime; it goes when the migration is completed.
 
     :param table_name: name of the table.
+    :param down: :func:`alembic_zero.from_table` with a mapping: until then the table is kept in step with what
+     newer clients write to another one.
     :param schema: schema of the table.
     """
-    _invoke("zd_drop_table", table_name, schema=schema)
+    _invoke("zd_drop_table", table_name, down=down, schema=schema)
 
 
 def zd_execute(

@@ -95,9 +95,18 @@ class RecordingOperations(Operations):
             return super().invoke(operation)
         if isinstance(operation, ZdCreateTableOp) or self._recorder.creates(operation):
             with self._recorder.on_behalf_of(operation):
-                return run_directly(self, operation)
+                return self._create(operation)
         self._recorder.add(operation)
         return None
+
+    def _create(self, operation: ZdOperation) -> Any:
+        """Run an operation on a new table; one that is filled from another table goes on from there."""
+        if not isinstance(operation, ZdCreateTableOp) or operation.up is None:
+            return run_directly(self, operation)
+        (plain,) = operation.plain_operations()
+        table = super().invoke(plain)
+        self._recorder.add_filled(operation)
+        return table
 
     def get_bind(self) -> Connection:
         """Return the real connection; its transaction is read-only while recording."""
@@ -119,6 +128,7 @@ class Recorder:
         self.items: list[Item] = []
         self._default_schema = default_schema
         self._created: set[tuple[str, str]] = set()
+        self._filled: set[tuple[str, str]] = set()
         self._revision = ""
         self._autocommit = False
         self._cause: ZdOperation | None = None
@@ -144,7 +154,14 @@ class Recorder:
         """Return whether the operation's table was created earlier in the same upgrade."""
         if not isinstance(operation, ZdTableOperation | AddColumnOp):
             return False
+        if (operation.schema or self._default_schema, operation.table_name) in self._filled:
+            return False
         return self._is_created(operation.schema, operation.table_name)
+
+    def add_filled(self, operation: ZdCreateTableOp) -> None:
+        """Append the creation of a table whose rows come from another one: it is in flight from the start."""
+        self._filled.add((operation.schema or self._default_schema, operation.table_name))
+        self.add(operation)
 
     def _is_created(self, schema: str | None, table: str | None) -> bool:
         return (schema or self._default_schema, table or "") in self._created

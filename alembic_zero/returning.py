@@ -10,6 +10,7 @@ from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
+from alembic_zero.plan.links import is_tied, plan_hold, plan_untie
 from alembic_zero.plan.references import plan_unlinking
 from alembic_zero.plan.rollback import plan_table_rollback
 from alembic_zero.plan.step import Kind, Plan, Step
@@ -73,13 +74,12 @@ class Rollback:
             tombs = publisher.tomb_functions(migration.revision, migration.schemas, migration.from_revision)
             handled: dict[str, list[str]] = {}
             ending = [f for f in state.flights if f.levels and f.levels[-1].migration == migration.id]
+            views = {flight.id: self._views(connection, migration, flight, handled) for flight in ending}
             # First, so that no table's columns hang on another one's.
-            links = [(flight, read_live_foreign_keys(connection, flight.relation)) for flight in ending]
-            tables = [step for flight, found in links for step in plan_unlinking(flight, found, source)]
-            tables += [
-                plan_table_rollback(flight, self._views(connection, migration, flight, handled), source)
-                for flight in ending
-            ]
+            keys = [(flight, read_live_foreign_keys(connection, flight.relation)) for flight in ending]
+            tables = _untie(ending, views, migration, source)
+            tables += [step for flight, found in keys for step in plan_unlinking(flight, found, source)]
+            tables += [plan_table_rollback(flight, views[flight.id], source) for flight in ending]
             buried = publisher.bury(
                 migration.revision, migration.schemas, migration.from_revision, handled, migration.id
             )
@@ -142,6 +142,19 @@ class Rollback:
         return [
             i.operation.text for i in recorder.items if isinstance(i.operation, Ordinary) and i.operation.kind == "sql"
         ]
+
+
+def _untie(
+    flights: list[Flight], views: dict[int, list[PublishedView]], migration: Migration, source: str
+) -> list[Step]:
+    """Return the steps that end a migration's links; *flights* and *views* are then as they are after them."""
+    tied = [flight for flight in flights if is_tied(flight.levels[-1:])]
+    if not tied:
+        return []
+    step, after = plan_untie(tied, views, {migration.id}, source, forward_only=False)
+    flights[:] = [after.get(flight.id, flight) for flight in flights]
+    views.update({flight.id: [] for flight in tied})
+    return [step, *(hold for flight in tied for hold in plan_hold(flight, source))]
 
 
 def _is_upgrade(script: Any, migration: Migration) -> bool:

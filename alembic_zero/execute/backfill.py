@@ -18,11 +18,12 @@ from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
 from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
+from alembic_zero.sql.links import found_table
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from sqlalchemy.engine import Connection
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from alembic_zero.catalog.snapshot import Server
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.lens.lens import Flight
+    from alembic_zero.sql.links import LinkSql
 
 _FIRST_RANGE_BLOCKS = 64
 _MAX_RANGE_BLOCKS = 4_096
@@ -40,10 +42,53 @@ _VACUUM_BLOCKS = 1_280
 _NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
 
 
+def is_about_data(error: DBAPIError) -> bool:
+    """Return whether an error says something about the rows, not about the server or the moment."""
+    return (sqlstate(error) or "XX")[:2] not in _NOT_THE_DATA
+
+
 def next_range_blocks(blocks: int, seconds: float, target_s: float = _TARGET_S) -> int:
     """Return the size of the next range: steered to the time target, at most doubled or halved at once."""
     factor = min(2.0, max(0.5, target_s / max(seconds, 1e-6)))
     return max(1, min(_MAX_RANGE_BLOCKS, int(blocks * factor)))
+
+
+@dataclass(frozen=True)
+class BlockCursor:
+    """How far the rows of one table have been visited; kept in the journal.
+
+    :param generation: what they are visited for: a level's generation, or one of the numbers after it.
+    """
+
+    work: Connection
+    leaf: Mapping[str, Any]
+    generation: int
+
+    @property
+    def end(self) -> int:
+        """The number of blocks that the table had at first."""
+        return int(self.leaf["blocks"])
+
+    @property
+    def _key(self) -> dict[str, int]:
+        return {"oid": self.leaf["oid"], "generation": self.generation}
+
+    def start(self) -> int:
+        """Return the block to begin with, or to go on with."""
+        with self.work.begin():
+            self.work.execute(
+                text(journal_sql.PUT_BACKFILL),
+                {**self._key, "filenode": self.leaf["filenode"], "end_block": self.end},
+            )
+            return int(self.work.execute(text(journal_sql.READ_BACKFILL), self._key).one()[0])
+
+    def note(self, block: int, rows: int) -> None:
+        """Record that all blocks before *block* are done, the last ones with this many rows."""
+        with self.work.begin():
+            self.work.execute(
+                text(journal_sql.MOVE_BACKFILL),
+                {**self._key, "next_block": min(block, self.end + 1), "rows": rows},
+            )
 
 
 @dataclass
@@ -57,12 +102,27 @@ class Backfill:
     report: Callable[[str], None]
     keep_alive: Callable[[], None]
 
-    def run(self, flight: Flight) -> None:
-        """Visit every block once, then whatever was skipped."""
+    def run(self, flight: Flight, joins: Sequence[LinkSql] = ()) -> None:
+        """Visit every block once, then whatever was skipped.
+
+        :param joins: links that give the table's columns their values.
+        """
+        for join in joins:
+            self._join(join)
         with self._quiet():
             for leaf in read_rows(self.bare, "leaves", oid=flight.relation):
                 self._visit(flight, leaf)
             self._complete(flight)
+        for join in joins:
+            send(self.bare, f"DROP TABLE {found_table(join.link)}")
+
+    def _join(self, sql: LinkSql) -> None:
+        """Find every row's value in another table at once; rows that change from now on find it by themselves."""
+        self.report(f"finding the values of {sql.target.schema}.{sql.target.name} in {sql.source.name}")
+        with self.work.begin():
+            for statement in sql.fill_found():
+                send(self.work, statement)
+        send(self.bare, f"ANALYZE {found_table(sql.link)}")
 
     def _complete(self, flight: Flight) -> None:
         """Go back to what was skipped, until no row is left: clients hold rows, rewrites move them.
@@ -145,17 +205,9 @@ class Backfill:
     def _any(self, flight: Flight, condition: str) -> bool:
         return bool(send(self.bare, render_remaining(flight, condition)).scalar_one())
 
-    def _start_block(self, flight: Flight, leaf: Mapping[str, Any]) -> int:
-        key = {"oid": leaf["oid"], "generation": flight.levels[-1].generation}
-        with self.work.begin():
-            self.work.execute(
-                text(journal_sql.PUT_BACKFILL),
-                {**key, "filenode": leaf["filenode"], "end_block": leaf["blocks"]},
-            )
-            return int(self.work.execute(text(journal_sql.READ_BACKFILL), key).one()[0])
-
     def _visit(self, flight: Flight, leaf: Mapping[str, Any]) -> None:
-        block = self._start_block(flight, leaf)
+        cursor = BlockCursor(self.work, leaf, flight.levels[-1].generation)
+        block = cursor.start()
         size, vacuumed = _FIRST_RANGE_BLOCKS, block
         name = (leaf["schema"], leaf["name"])
         said = time.monotonic()
@@ -165,7 +217,7 @@ class Backfill:
             end = block + size
             rows = self._run_range(flight, name, block, end)
             block = end
-            self._note(flight, leaf, block, rows)
+            cursor.note(block, rows)
             size = next_range_blocks(size, time.monotonic() - started)
             if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
                 send(self.bare, render_vacuum(name))
@@ -175,26 +227,11 @@ class Backfill:
                 self.report(f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}")
                 self.keep_alive()
 
-    def _note(self, flight: Flight, leaf: Mapping[str, Any], block: int, rows: int) -> None:
-        with self.work.begin():
-            self.work.execute(
-                text(journal_sql.MOVE_BACKFILL),
-                {
-                    "oid": leaf["oid"],
-                    "generation": flight.levels[-1].generation,
-                    "next_block": min(block, leaf["blocks"] + 1),
-                    "rows": rows,
-                },
-            )
-
     def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int) -> int:
         try:
             rows = self._execute(render_range(flight, leaf, first, end))
         except DBAPIError as error:
-            if (sqlstate(error) or "XX")[:2] in _NOT_THE_DATA and sqlstate(error) not in (
-                LOCK_NOT_AVAILABLE,
-                DEADLOCK_DETECTED,
-            ):
+            if not is_about_data(error) and sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 raise
             rows = 0
         return rows + self._touch(flight, leaf, first, end)

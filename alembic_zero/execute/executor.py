@@ -10,10 +10,12 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import Backfill
+from alembic_zero.execute.fill import Fill
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.execute.session import autocommit
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.step import Kind
+from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.session import Sessions
     from alembic_zero.lens.lens import Flight
+    from alembic_zero.lens.link import Link
     from alembic_zero.plan.step import Plan, Step
 
 
@@ -95,19 +98,25 @@ class Executor:
         elif step.kind == Kind.INDEX:
             self._build_index(step)
         else:
-            flight = self._flight(step)
-            backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive)
-            if step.kind == Kind.BACKFILL:
-                backfill.run(flight)
-            else:
-                backfill.fulfil(flight, migration.revision)
+            self._run_rows(migration, step)
         with self.work.begin():
             self.journal.finish_step(self.work, migration.id, phase, position)
 
-    def _flight(self, step: Step) -> Flight:
+    def _run_rows(self, migration: Migration, step: Step) -> None:
         with self.work.begin():
-            state = self.journal.read(self.work)
-        return next(f for f in state.flights if f.id == step.table)
+            flights = {f.id: f for f in self.journal.read(self.work).flights}
+        flight = flights[int(step.table or 0)]
+        joins = [
+            LinkSql(link, f, flights[link.target.flight]) for f in flights.values() for link in _newest(f, migration)
+        ]
+        backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive)
+        if step.kind == Kind.BACKFILL:
+            backfill.run(flight, [sql for sql in joins if sql.link.cell and sql.link.upward and sql.target is flight])
+        elif step.kind == Kind.FILL:
+            (sql,) = (sql for sql in joins if sql.link.name == step.link)
+            Fill(self.work, self.bare, self.rules, self.report, self.keep_alive).run(sql)
+        else:
+            backfill.fulfil(flight, migration.revision)
 
     def _run_transaction(self, migration: Migration, phase: str, position: int, step: Step) -> None:
         def attempt() -> None:
@@ -120,6 +129,8 @@ class Executor:
                     send(self.work, statement)
                 if step.state is not None and step.table is not None:
                     self.journal.put_flight_json(self.work, step.table, step.state)
+                for table, state in step.states:
+                    self.journal.put_flight_json(self.work, table, state)
                 self.journal.finish_step(self.work, migration.id, phase, position)
 
         self.rules.retry(step.name, [lock.oid for lock in step.locks if lock.oid], attempt)
@@ -145,3 +156,9 @@ class Executor:
 def open_bare(sessions: Sessions) -> Connection:
     """Return one of our connections in autocommit mode."""
     return autocommit(sessions.open())
+
+
+def _newest(flight: Flight, migration: Migration) -> tuple[Link, ...]:
+    """Return the links that a migration has begun at a table."""
+    level = flight.levels[-1]
+    return level.links if level.migration == migration.id else ()

@@ -54,7 +54,17 @@ class _Capture:
             text = str(construct.compile(dialect=self._context.dialect))
             self.foreign_keys.append(_foreign_key(self._operation.table_name, element, text))
         else:
+            if isinstance(construct, sa_schema.CreateTable):
+                self._take_apart(construct)
             self.statements.append(self._aimed(construct))
+
+    def _take_apart(self, construct: Any) -> None:
+        """Keep the foreign keys of a new table out of its statement."""
+        compiler = self._context.dialect.ddl_compiler(self._context.dialect, construct)
+        for constraint in construct.element.foreign_key_constraints:
+            text = compiler.process(constraint)
+            self.foreign_keys.append(_foreign_key(self._operation.table_name, constraint, text))
+        construct.include_foreign_key_constraints = []
 
     def _aimed(self, construct: Any) -> str:
         """Return the statement for the copy's schema; names that derive from the real one stay as they are."""

@@ -6,32 +6,38 @@ import hashlib
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
+from alembic_zero.catalog.snapshot import TableFacts
 from alembic_zero.execute.following import Following
+from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send
-from alembic_zero.execute.trial import TableTrial
-from alembic_zero.lens.lens import Cell, Flight
+from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER, version_schema
 from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.tables import ZdCreateTableOp
 from alembic_zero.plain import PlainData
 from alembic_zero.plan.draft import new_draft
 from alembic_zero.plan.expand import (
     plan_backfill,
     plan_columns,
+    plan_fills,
     plan_foreign_keys,
     plan_fulfilment,
     plan_indexes,
     plan_validation,
+    table_lock,
 )
 from alembic_zero.plan.items import Item, Ordinary
+from alembic_zero.plan.links import check_downward, groups, sources_first
 from alembic_zero.plan.outline import outline
 from alembic_zero.plan.policy import check_columns, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.catalog.snapshot import LiveForeignKey, Server, TableFacts
+    from alembic_zero.catalog.snapshot import LiveForeignKey, Server, TableSpec
     from alembic_zero.execute.journal import Journal, State
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.session import Sessions
@@ -103,10 +109,11 @@ class Planner:
     rules: LockRules
     default_schema: str
     options: dict[str, Any]
-    _trials: dict[int, TableTrial] = field(default_factory=dict)
+    _trials: dict[int, LinkedTrial] = field(default_factory=dict)
     _followers: dict[int, Draft] = field(default_factory=dict)
     _positions: dict[int, list[int]] = field(default_factory=dict)
-    _generation: int = 0
+    _next_generation: int = 1
+    _position: int = 0
     _released: bool = False
 
     def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
@@ -114,7 +121,7 @@ class Planner:
 
         :raises RefusedError: one of them cannot work or is unsafe; nothing was changed.
         """
-        self._generation = self.state.last_generation
+        self._next_generation = self.state.last_generation + 1
         with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
             send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
@@ -124,8 +131,8 @@ class Planner:
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
         prelude = [text for item in items for text in definitions(item)]
-        for flight in flights.values():
-            self._rehearse(flight, prelude)
+        for group in groups(flights):
+            self._rehearse(group, prelude, self._created_texts(items, group))
         return self._assemble(items, flights)
 
     # -- the trial ------------------------------------------------------------------------
@@ -144,13 +151,16 @@ class Planner:
         if isinstance(operation, Ordinary | ZdExecuteOp):
             return
         if isinstance(operation, ZdTableOperation):
-            trial = self._resolve(connection, item, operation)
+            self._position = position
+            if isinstance(operation, ZdCreateTableOp):
+                trial = self._create_trial(connection, item, operation)
+            else:
+                trial = self._resolve(connection, item, operation.schema, operation.table_name)
             trial.given_up = self._given_up(trial)
             trial.apply(item)
             following.pin(trial.draft, list(self._drafts.values()))
-            self._positions.setdefault(trial.draft.flight.id, []).append(position)
 
-    def _given_up(self, trial: TableTrial) -> set[str]:
+    def _given_up(self, trial: LinkedTrial) -> set[str]:
         """Return physical table names that no version will show any more once everything is contracted."""
         drafts = [t.draft for t in self._trials.values()]
         flying = [f for f in self.state.flights if f.relation not in {d.flight.relation for d in drafts}]
@@ -190,13 +200,16 @@ class Planner:
         else:
             savepoint.commit()
 
-    def _resolve(self, connection: Connection, item: Item, operation: ZdTableOperation) -> TableTrial:
-        schema = operation.schema or self.default_schema
-        name = operation.table_name
-        for trial in self._trials.values():
-            draft = trial.draft
-            if draft.flight.schema == schema and draft.spec.name == name and not draft.dropped:
-                return trial
+    def _resolve(self, connection: Connection, item: Item, schema: str | None, name: str) -> LinkedTrial:
+        """Return the trial of a table, for the operation at the current position."""
+        schema = schema or self.default_schema
+        trial = next((t for t in self._trials.values() if t.is_of(schema, name)), None)
+        if trial is None:
+            trial = self._begin_trial(connection, item, schema, name)
+        self._positions.setdefault(trial.draft.flight.id, []).append(self._position)
+        return trial
+
+    def _begin_trial(self, connection: Connection, item: Item, schema: str, name: str) -> LinkedTrial:
         flight = self._find_flight(connection, schema, name)
         if flight is None:
             raise RefusedError(
@@ -207,10 +220,27 @@ class Planner:
             )
         facts = read_facts(connection, flight.schema, flight.name)
         check_table(item, facts, self.server)
-        self._generation += 1
-        trial = TableTrial(connection, flight, facts, self._generation, self.options)
+        return self._add_trial(connection, flight, facts)
+
+    def _add_trial(
+        self, connection: Connection, flight: Flight, facts: TableFacts, *, copied: bool = False
+    ) -> LinkedTrial:
+        trial = LinkedTrial(
+            connection,
+            flight,
+            facts,
+            self._take_generation(),
+            self.options,
+            copied=copied,
+            find=partial(self._resolve, connection),
+        )
         self._trials[flight.id] = trial
         return trial
+
+    def _take_generation(self) -> int:
+        """Return a new generation."""
+        self._next_generation += GENERATION_STRIDE
+        return self._next_generation - GENERATION_STRIDE
 
     def _follow(self, connection: Connection, following: Following, items: Sequence[Item]) -> None:
         """Let foreign keys follow the columns that they join, those of tables without an operation too."""
@@ -221,15 +251,34 @@ class Planner:
             flight = flying.get(link.relation) or self._take_off(connection, link.relation, link.schema, link.table)
             facts = read_facts(connection, flight.schema, flight.name)
             check_table(items[position], facts, self.server)
-            self._generation += 1
             self._positions[flight.id] = [position]
-            self._followers[flight.id] = new_draft(flight, facts, self._generation)
+            self._followers[flight.id] = new_draft(flight, facts, self._take_generation())
             return self._followers[flight.id]
 
         drafts = following.take_off(list(self._drafts.values()), launch)
         for draft in drafts:
             draft.name_cells()
         following.resolve(drafts)
+
+    def _create_trial(self, connection: Connection, item: Item, operation: ZdCreateTableOp) -> LinkedTrial:
+        """Return the trial of a table that the same upgrade creates, and fills from another one."""
+        schema = operation.schema or self.default_schema
+        statements, foreign_keys = render_plain(operation, self.options)
+        try:
+            for statement in statements:
+                send(connection, statement)
+        except DBAPIError as error:
+            raise RefusedError(
+                f"{item.describe()}: {describe_error(error)}; nothing was changed", code="ZD221", revision=item.revision
+            ) from error
+        spec = read_spec(connection, TRIAL_SCHEMA, operation.table_name)
+        spec = at_home(replace(spec, foreign_keys=tuple(foreign_keys)), schema)
+        flight = replace(first_shape(spec, _CREATED + self._next_generation), created=True)
+        names = tuple(column.name for column in spec.columns)
+        facts = TableFacts(flight.id, schema, spec.name, self.server.role, "r", 0, 0, physical_names=names)
+        trial = self._add_trial(connection, flight, facts, copied=True)
+        self._positions.setdefault(flight.id, []).append(self._position)
+        return trial
 
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
         for flight in self.state.flights:
@@ -264,50 +313,75 @@ class Planner:
         for oid, draft in self._followers.items():
             # Its columns are as they were, so physical names are of no account.
             flights[oid] = draft.finish(migration, revision, draft.spec, set())
+        try:
+            sources_first(flights)
+            check_downward(flights)
+        except ValueError as error:
+            raise RefusedError(
+                f"revision {revision!r}: the tables {error} follow from each other in a circle: no write could be "
+                "carried to its end; nothing was changed",
+                code="ZD217",
+                revision=revision,
+            ) from error
         return flights
 
-    def _rehearse(self, flight: Flight, prelude: Sequence[str]) -> None:
-        """Run the table's expand transaction, update one row with users' triggers on, and roll back.
+    def _created_texts(self, items: Sequence[Item], group: Sequence[Flight]) -> list[str]:
+        """Return the statements that create the tables of a group which are not there yet."""
+        created = {(flight.schema, flight.name) for flight in group if flight.created}
+        return [
+            item.operation.text
+            for item in items
+            if isinstance(item.operation, Ordinary)
+            and (item.operation.created or item.operation.kind == "create_table")
+            and (item.operation.schema or self.default_schema, item.operation.table) in created
+            and not item.operation.autocommit
+        ]
 
-        *prelude* makes the types, functions and tables that revisions create for themselves.
+    def _rehearse(self, group: Sequence[Flight], prelude: Sequence[str], created: Sequence[str]) -> None:
+        """Run the tables' expand transaction, update one row of each with users' triggers on, and roll back.
+
+        *prelude* makes the types and functions that revisions create for themselves, *created* the tables.
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
-        step = plan_columns(flight, self._drafts[flight.id].facts, "rehearsal")
+        step = plan_columns([(f, self._drafts[f.id].facts) for f in group], "rehearsal")
         if not step.statements:
             return
+        locks = [table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in group if not self._is_new(flight)]
         with self.sessions.lend() as connection:
 
             def attempt() -> None:
                 with rolled_back(connection):
-                    self.rules.take(connection, step.locks)
+                    self.rules.take(connection, locks)
                     self.journal.create(connection)
-                    self._run_rehearsal(connection, flight, [*prelude, *step.statements])
+                    self._run_rehearsal(connection, group, [*prelude, *created, *step.statements])
 
-            self.rules.retry(f"rehearsal of {step.name}", [flight.relation], attempt)
+            self.rules.retry(f"rehearsal of {step.name}", [flight.relation for flight in group], attempt)
 
-    def _run_rehearsal(self, connection: Connection, flight: Flight, statements: Sequence[str]) -> None:
-        table = ident(flight.schema, flight.name)
-        # An update of the marker alone fires every trigger, and makes ours derive the row.
-        column = MARKER if flight.has_marker else _updatable_column(flight)
+    @staticmethod
+    def _is_new(flight: Flight) -> bool:
+        """Return whether the table is created by this very upgrade."""
+        return flight.created and len(flight.levels) == 1
+
+    def _run_rehearsal(self, connection: Connection, group: Sequence[Flight], statements: Sequence[str]) -> None:
         try:
             for statement in statements:
                 send(connection, statement)
-            if column is not None:
-                target = f"SELECT tableoid, ctid FROM {table} LIMIT 1"
-                send(connection, _touch_one(table, ident(column), target))
-                send(connection, "SET CONSTRAINTS ALL IMMEDIATE")
+            for flight in group:
+                _touch_table(connection, flight)
+            send(connection, "SET CONSTRAINTS ALL IMMEDIATE")
         except DBAPIError as error:
             if sqlstate(error) == LOCK_NOT_AVAILABLE:
                 raise
-            level = flight.levels[-1]
+            revision = group[0].levels[-1].revision
+            tables = ", ".join(f"{flight.schema}.{flight.name}" for flight in group)
             raise RefusedError(
-                f"revision {level.revision!r}, table {flight.schema}.{flight.name}: in a rehearsal, rolled back, an "
+                f"revision {revision!r}, table {tables}: in a rehearsal, rolled back, an "
                 f"ordinary UPDATE after the expansion fails: {describe_error(error)} "
                 f"{_where(error)}; nothing was changed",
                 code="ZD230",
-                revision=level.revision,
-                table=f"{flight.schema}.{flight.name}",
+                revision=revision,
+                table=tables,
             ) from error
 
     # -- the plan -------------------------------------------------------------------------
@@ -323,10 +397,11 @@ class Planner:
                 steps += self._own_steps(item)
             if isinstance(operation, ZdExecuteOp):
                 contract += operation.contract
-            for oid, positions in self._positions.items():
+            for group in groups(flights):
+                positions = sorted({p for flight in group for p in self._positions[flight.id]})
                 if positions[0] == position:
                     steps += self._hoist(items, positions, hoisted)
-                    steps.append(plan_columns(flights[oid], facts[oid], item.describe()))
+                    steps.append(plan_columns([(f, facts[f.id]) for f in group], item.describe()))
         steps += self._row_steps(flights, facts)
         # Not those of followers: a schema that the project does not know needs no version of its own.
         schemas = {flights[oid].schema for oid in self._trials} | {
@@ -337,7 +412,7 @@ class Planner:
             Plan("expand", tuple(steps)),
             tuple(flights.values()),
             Extras(tuple(contract), text, store_operations(items)),
-            self._generation,
+            self._next_generation - 1,
             tuple(sorted(schemas)),
             outline(items, steps, self._positions),
         )
@@ -345,7 +420,10 @@ class Planner:
     def _row_steps(self, flights: dict[int, Flight], facts: dict[int, TableFacts]) -> list[Step]:
         """Return what follows once every table has its columns, phase by phase: tables build on each other."""
         source = f"revision {next(iter(flights.values())).levels[-1].revision!r}" if flights else ""
-        steps = [s for oid, f in flights.items() for s in plan_backfill(f, source, self._fired(facts[oid]))]
+        steps: list[Step] = []
+        for flight in sources_first(flights):
+            steps += plan_backfill(flight, source, self._fired(facts[flight.id]))
+            steps += plan_fills(flight, flights, source)
         # A foreign key onto a copy needs the copy of every row of the table that it references.
         referenced = {r.relation for d in self._drafts.values() for r in d.references.values() if r.moved}
         keys = [f for f in flights.values() if f.relation in referenced]
@@ -414,6 +492,14 @@ def _updatable_column(flight: Flight) -> str | None:
     return next((str(flight.cell(cell).physical) for name, cell in flight.shape if name in plain), None)
 
 
+def _touch_table(connection: Connection, flight: Flight) -> None:
+    """Update one row: of the marker alone, which fires every trigger, and makes ours derive the row."""
+    table = ident(flight.schema, flight.name)
+    column = MARKER if flight.has_marker else _updatable_column(flight)
+    if column is not None:
+        send(connection, _touch_one(table, ident(column), f"SELECT tableoid, ctid FROM {table} LIMIT 1"))
+
+
 def _touch_one(table: str, column: str, target: str) -> str:
     return (
         f"UPDATE {table} AS t SET {column} = t.{column} FROM ({target}) AS one "
@@ -444,6 +530,9 @@ def definitions(item: Item) -> list[str]:
 
 _UNDEFINED_TABLE = "42P01"
 
+# A table that is not there yet has no oid; greater than any that PostgreSQL gives.
+_CREATED = 10_000_000_000
+
 _DEFINED = r"(TYPE|DOMAIN|FUNCTION|EXTENSION|SCHEMA|SEQUENCE|CAST|OPERATOR|AGGREGATE|VIEW)"
 _CREATES = re.compile(rf"\s*CREATE\s+(OR\s+REPLACE\s+)?(TEMP(ORARY)?\s+|UNLOGGED\s+)?{_DEFINED}\b", re.IGNORECASE)
 # The idiom for a definition that bears being run twice.
@@ -472,18 +561,36 @@ def new_flight(connection: Connection, facts: TableFacts, order: Sequence[str]) 
     spec = read_spec(connection, facts.schema, facts.name)
     by_name = {c.name: c for c in spec.columns}
     spec = replace(spec, columns=tuple(by_name[name] for name in in_order(list(by_name), order)))
+    return replace(
+        first_shape(spec, facts.oid),
+        relation=facts.oid,
+        owner_rights=bool(facts.column_grants),
+        user_triggers=any(t.before_row and (t.on_insert or t.on_update) for t in facts.triggers),
+    )
+
+
+def first_shape(spec: TableSpec, number: int) -> Flight:
+    """Return the flight of a table as *spec* describes it, without levels."""
     cells = tuple(
         Cell(f"b{n}", c.type, c.collation, physical=c.name, generated=bool(c.generated))
         for n, c in enumerate(spec.columns, 1)
     )
     return Flight(
-        id=facts.oid,
-        relation=facts.oid,
-        schema=facts.schema,
-        name=facts.name,
+        id=number,
+        schema=spec.schema,
+        name=spec.name,
         spec=spec,
         shape=tuple((c.name, cell.id) for c, cell in zip(spec.columns, cells, strict=True)),
         cells=cells,
-        owner_rights=bool(facts.column_grants),
-        user_triggers=any(t.before_row and (t.on_insert or t.on_update) for t in facts.triggers),
     )
+
+
+def at_home(spec: TableSpec, schema: str) -> TableSpec:
+    """Return the description of a trial copy as that of the table in its own schema."""
+    trial, home = f"{TRIAL_SCHEMA}.", f"{ident(schema)}."
+
+    def moved(text: str | None) -> str | None:
+        return text and text.replace(trial, home)
+
+    columns = [replace(c, default=moved(c.default), owned_sequence=moved(c.owned_sequence)) for c in spec.columns]
+    return replace(spec, schema=schema, columns=tuple(columns))

@@ -19,6 +19,7 @@ from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send, send_single
 from alembic_zero.lens.lens import Cell, Edge, Flight
 from alembic_zero.names import JOURNAL_SCHEMA
+from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
@@ -44,6 +45,7 @@ class TableTrial:
     """The trial of all operations on one table.
 
     :param connection: inside a transaction that will be rolled back.
+    :param copied: the empty copy is there already.
     """
 
     def __init__(
@@ -53,13 +55,15 @@ class TableTrial:
         facts: TableFacts,
         generation: int,
         options: dict[str, Any],
+        *,
+        copied: bool = False,
     ) -> None:
         self._connection = connection
         self._options = options
         self.draft = new_draft(flight, facts, generation)
         self._item: Item | None = None
         self.given_up: set[str] = set()
-        for statement in ddl.create_copy(self.draft.spec, TRIAL_SCHEMA):
+        for statement in [] if copied else ddl.create_copy(self.draft.spec, TRIAL_SCHEMA):
             self._run(statement)
 
     # -- talking to the server ------------------------------------------------------------
@@ -70,6 +74,10 @@ class TableTrial:
     @property
     def _table(self) -> str:
         return ident(TRIAL_SCHEMA, self.draft.spec.name)
+
+    @property
+    def _probe_view(self) -> str:
+        return ident(TRIAL_SCHEMA, _PROBE)
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -181,14 +189,14 @@ class TableTrial:
         self._check_droppable(name)
         cell = draft.cells[draft.shape[name]]
         fills_itself = not column.not_null or column.default is not None or column.identity or column.generated
-        if not isinstance(operation.down, str) and not fills_itself:
+        if not isinstance(operation.down, str | FromTable) and not fills_itself:
             raise self._refuse(
                 f"column {name!r} is NOT NULL without a default: new clients' rows need down= for the old version",
                 "ZD206",
             )
         self._apply_plain(operation)
         self._refresh({})
-        if isinstance(operation.down, str):
+        if isinstance(operation.down, str | FromTable):
             draft.downs.append(self._probe("down", operation.down, draft.spec, cell, column))
         else:
             draft.downs.append(self._fallback(draft.spec, cell, column))
@@ -297,11 +305,15 @@ class TableTrial:
             shape[column.name] = changed.get(column.name) or draft.shape[column.name]
         draft.spec, draft.shape = spec, shape
 
-    def _probe(self, direction: str, expression: str, spec: TableSpec, target: Cell, column: Column) -> Edge:
+    def _probe(
+        self, direction: str, expression: str | FromTable, spec: TableSpec, target: Cell, column: Column
+    ) -> Edge:
         """Return the edge for an expression, after the server has parsed it in every form that counts.
 
         :raises RefusedError: it does not parse, has the wrong type, or reads another table.
         """
+        if isinstance(expression, FromTable):
+            raise TypeError("a trial of one table has no other to look into")
         arguments = f"{direction}= {expression!r}"
         name = self.draft.fresh(direction)
         with self._savepoint():
@@ -337,7 +349,7 @@ class TableTrial:
         self.draft.generated[cell_id] = self._probe("generated", column.default, spec, target, column)
 
     def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
-        probe = ident(TRIAL_SCHEMA, _PROBE)
+        probe = self._probe_view
         table = ident(TRIAL_SCHEMA, spec.name)
         send_single(self._connection, f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
         rows = self._run(
@@ -352,7 +364,8 @@ class TableTrial:
         others = sorted({row[0] for row in rows if not row[1]})
         if others:
             raise self._refuse(
-                f"expression {expression!r} reads {', '.join(others)}; only columns of {spec.name!r} can be used yet",
+                f"expression {expression!r} reads {', '.join(others)}: for values from another table use "
+                "alembic_zero.from_table",
                 "ZD211",
             )
         return tuple(dict.fromkeys(row[2] for row in rows if row[2] is not None))

@@ -44,8 +44,9 @@ class Composer:
 
     def inputs(self, edge: Edge) -> tuple[str, ...]:
         """Return the physical, not generated cells that the edge depends on, through virtual ones too."""
-        found: dict[str, None] = {}
-        for cell_id in edge.inputs:
-            inner = self._edge(cell_id)
-            found.update(dict.fromkeys((cell_id,) if inner is None else self.inputs(inner)))
-        return tuple(found)
+        return tuple(dict.fromkeys(cell for read in edge.inputs for cell in self.base(read)))
+
+    def base(self, cell_id: str) -> tuple[str, ...]:
+        """Return the physical, not generated cells that a cell's value depends on: itself, unless it is virtual."""
+        inner = self._edge(cell_id)
+        return (cell_id,) if inner is None else self.inputs(inner)

@@ -11,16 +11,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableSpec
+from alembic_zero.lens.link import Link
 from alembic_zero.plain import PlainData
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
 QUARANTINE_OFFSET = 1_000_000_000
 """A quarantined row's marker is minus (offset + generation whose derivation failed)."""
 
 FIRST_TAG, LAST_TAG = -999_999_999, -1
 """Markers in this range exist only on the way into the trigger: the writer's version."""
+
+OLDEST_TAG = -900_000_000
+"""The tag of the oldest version, which needs none on an INSERT."""
+
+GENERATION_STRIDE = 16
+"""How far generations are apart. On a linked table, generation + n marks a row that version number n wrote."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,10 @@ class Cell(PlainData):
 
 @dataclass(frozen=True)
 class Edge(PlainData):
-    """How *target* follows from *inputs*: an early-bound function and the text that creates it."""
+    """How *target* follows from *inputs*: an early-bound function and the text that creates it.
+
+    *linked* is for a function that looks into another table; a link's own statements create it.
+    """
 
     target: str
     inputs: tuple[str, ...]
@@ -50,6 +60,7 @@ class Edge(PlainData):
     definition: str
     source: str
     expression: str
+    linked: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,9 @@ class Level(PlainData):
     """One revision's (or one upgrade's) change of a table, and the shape after it.
 
     *shape* maps logical column names to cell ids, in the order of ``spec.columns``. *ups* and
-    *downs* stand in the order of the operations; downs are applied in reverse.
+    *downs* stand in the order of the operations; downs are applied in reverse. *links* begin at this
+    table; a table that is *linked* is one of their ends. *relaxed* cells may be NULL until a
+    transaction commits, whatever their column says.
     """
 
     generation: int
@@ -132,11 +145,19 @@ class Level(PlainData):
     checks: tuple[NewCheck, ...] = ()
     statistics: tuple[Statistics, ...] = ()
     dropped: bool = False
+    links: tuple[Link, ...] = ()
+    linked: bool = False
+    relaxed: tuple[str, ...] = ()
+
+    @property
+    def quarantines(self) -> bool:
+        """Return whether a row that an older version writes may fail to follow."""
+        return bool(self.ups or any(link.upward for link in self.links))
 
     @property
     def syncs(self) -> bool:
         """Return whether rows must be kept in step with the shape before."""
-        return bool(self.ups or self.downs or self.rules)
+        return bool(self.ups or self.downs or self.rules or self.linked)
 
 
 @dataclass(frozen=True)
@@ -144,7 +165,8 @@ class Flight(PlainData):
     """A table in flight: its oldest live shape and the levels above it, oldest first.
 
     *id* is the table's oid when it took off, and part of names ever after; *relation* its oid now,
-    another one in a database that was restored from a dump.
+    another one in a database that was restored from a dump. A *created* table is shown by no version
+    below its first level.
     """
 
     id: int
@@ -160,6 +182,7 @@ class Flight(PlainData):
     last_trigger: str = ""
     has_marker: bool = False
     relation: int = 0
+    created: bool = False
 
     def cell(self, cell_id: str) -> Cell:
         """Return the cell with this id."""
@@ -193,6 +216,21 @@ class Flight(PlainData):
         """Return the numbers of the levels whose rows a trigger keeps in step."""
         return tuple(n for n, level in enumerate(self.levels, 1) if level.syncs)
 
+    @property
+    def shown_levels(self) -> tuple[int, ...]:
+        """Return the numbers of the levels at which a version shows the table."""
+        first = 1 if self.created else 0
+        return tuple(n for n in range(first, len(self.levels) + 1) if not (n and self.levels[n - 1].dropped))
+
+    @property
+    def linked(self) -> bool:
+        """Return whether a link begins or ends at this table."""
+        return any(level.linked for level in self.levels)
+
+    def level_number(self, generation: int) -> int:
+        """Return the number of the level of this generation."""
+        return next(n for n, level in enumerate(self.levels, 1) if level.generation == generation)
+
     def sync_index(self, level: int) -> int:
         """Return how many syncing levels there are up to *level*."""
         return sum(1 for n in self.sync_levels if n <= level)
@@ -221,12 +259,14 @@ class Flight(PlainData):
         shown = {cell for n in range(len(self.levels) + 1) for _, cell in self.shape_at(n)}
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
         used = shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
+        used |= {cell for level in self.levels for link in level.links for cell in link.source.cells}
         return used | {cell for edge in self.read_generated() for cell in edge.inputs}
 
     def read_generated(self) -> tuple[Edge, ...]:
         """Return the functions of generated columns that a level's expressions or rules read."""
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
         read = {c for e in edges for c in e.inputs} | {c for n in self.levels for r in n.rules for c in r.cells}
+        read |= {cell for level in self.levels for link in level.links for cell in link.source.cells}
         return tuple(edge for edge in self.generated if edge.target in read)
 
     def without_levels(self, keep: int) -> Flight:
@@ -238,6 +278,10 @@ class Flight(PlainData):
             cells=tuple(c for c in self.cells if c.id in rest.used_cells()),
             has_marker=bool(rest.sync_levels),
         )
+
+    def unlinked(self, keep: Container[int]) -> Flight:
+        """Return the flight without the links of all levels but those whose migration is in *keep*."""
+        return replace(self, levels=tuple(n if n.migration in keep else _unlinked(n) for n in self.levels))
 
     def contracted(self, level: int) -> Flight:
         """Return the flight with everything up to *level* folded into the base."""
@@ -267,3 +311,13 @@ class Flight(PlainData):
         final = {physical: name for name, physical in self.foreign_keys_at(level).items()}
         keys = tuple(replace(f, origin=final.get(f.origin or "", f.origin)) for f in one.spec.foreign_keys)
         return replace(one, spec=replace(one.spec, foreign_keys=keys))
+
+
+def _unlinked(level: Level) -> Level:
+    return replace(
+        level,
+        links=(),
+        ups=tuple(e for e in level.ups if not e.linked),
+        downs=tuple(e for e in level.downs if not e.linked),
+        relaxed=(),
+    )

@@ -10,9 +10,6 @@ from alembic.operations.ops import MigrateOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 
-Expression = str | None
-ReverseExpression = str | Irreversible | None
-
 
 class ZdOperation(MigrateOperation):
     """One change that a revision asks for: its arguments, checked, and nothing else."""

@@ -9,9 +9,8 @@ from alembic.operations.ops import AddColumnOp, AlterColumnOp, DropColumnOp
 from alembic.util.sqla_compat import _copy as copy_column
 from sqlalchemy import Column, Computed
 
+from alembic_zero.operations.across import FromTable, check_column_source
 from alembic_zero.operations.base import (
-    Expression,
-    ReverseExpression,
     ZdTableOperation,
     check_expression,
     check_name,
@@ -20,6 +19,9 @@ from alembic_zero.operations.base import (
     refuse_arguments,
 )
 from alembic_zero.operations.irreversible import Irreversible
+
+Expression = str | FromTable | None
+ReverseExpression = str | FromTable | Irreversible | None
 
 if TYPE_CHECKING:
     from sqlalchemy import Identity
@@ -44,7 +46,7 @@ class ZdAddColumnOp(ZdTableOperation):
         if not isinstance(column, Column):
             refuse_arguments(self.directive, f"column must be a sqlalchemy.Column, not {column!r}")
         check_name(self.directive, "column.name", column.name)
-        check_expression(self.directive, "up", up)
+        _check_up(self.directive, up)
         if up is not None and is_always_generated(column):
             refuse_arguments(
                 self.directive,
@@ -65,7 +67,7 @@ class ZdAddColumnOp(ZdTableOperation):
         table_name: str,
         column: Column[Any],
         *,
-        up: str | None = None,
+        up: str | FromTable | None = None,
         schema: str | None = None,
     ) -> None:
         """Add a column without downtime.
@@ -73,7 +75,7 @@ class ZdAddColumnOp(ZdTableOperation):
         :param table_name: name of the table.
         :param column: the column, as for ``op.add_column``.
         :param up: SQL expression over the other columns that gives the value for rows that exist,
-         and for rows that clients of the revision before write.
+         and for rows that clients of the revision before write; or :func:`alembic_zero.from_table`.
         :param schema: schema of the table.
         """
         operations.invoke(cls(table_name, column, up=up, schema=schema))
@@ -116,7 +118,7 @@ class ZdDropColumnOp(ZdTableOperation):
     ) -> None:
         super().__init__(table_name, schema=schema)
         check_name(self.directive, "column_name", column_name)
-        check_reverse_expression(self.directive, "down", down)
+        _check_down(self.directive, down)
         self.column_name = column_name
         self.down = down
         self._reverse = _reverse
@@ -128,7 +130,7 @@ class ZdDropColumnOp(ZdTableOperation):
         table_name: str,
         column_name: str,
         *,
-        down: str | Irreversible | None = None,
+        down: str | FromTable | Irreversible | None = None,
         schema: str | None = None,
     ) -> None:
         """Drop a column without downtime.
@@ -136,7 +138,8 @@ class ZdDropColumnOp(ZdTableOperation):
         :param table_name: name of the table.
         :param column_name: name of the column.
         :param down: SQL expression over the other columns that gives clients of the revision before
-         the column's value in rows that newer clients write; ``alembic_zero.IRREVERSIBLE`` if there is none.
+         the column's value in rows that newer clients write; or :func:`alembic_zero.from_table`;
+         ``alembic_zero.IRREVERSIBLE`` if there is none.
         :param schema: schema of the table.
         """
         operations.invoke(cls(table_name, column_name, down=down, schema=schema))
@@ -223,8 +226,8 @@ class ZdAlterColumnOp(ZdTableOperation):
         check_name(self.directive, "column_name", self.column_name)
         if self.new_column_name is not None:
             check_name(self.directive, "new_column_name", self.new_column_name)
-        check_expression(self.directive, "up", self.up)
-        check_reverse_expression(self.directive, "down", self.down)
+        _check_up(self.directive, self.up)
+        _check_down(self.directive, self.down)
         for argument in ("nullable", "existing_nullable"):
             value = getattr(self, argument)
             if not isinstance(value, bool | None):
@@ -270,8 +273,8 @@ class ZdAlterColumnOp(ZdTableOperation):
         existing_nullable: bool | None = None,
         existing_comment: str | None = None,
         schema: str | None = None,
-        up: str | None = None,
-        down: str | Irreversible | None = None,
+        up: str | FromTable | None = None,
+        down: str | FromTable | Irreversible | None = None,
         **kw: Any,
     ) -> None:
         r"""Change a column without downtime.
@@ -375,3 +378,13 @@ class ZdAlterColumnOp(ZdTableOperation):
 def is_always_generated(column: Column[Any]) -> bool:
     """Return whether PostgreSQL refuses every value but its own for *column*."""
     return column.computed is not None or (column.identity is not None and bool(column.identity.always))
+
+
+def _check_up(directive: str, value: object) -> None:
+    if not check_column_source(directive, "up", value):
+        check_expression(directive, "up", value)
+
+
+def _check_down(directive: str, value: object) -> None:
+    if not check_column_source(directive, "down", value):
+        check_reverse_expression(directive, "down", value)

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from alembic.operations.ops import AlterColumnOp
 from alembic.util.sqla_compat import _copy as copy_column
-from sqlalchemy import Column, Computed, Constraint, Dialect, Identity, PrimaryKeyConstraint, Table
+from sqlalchemy import Column, Computed, Constraint, Dialect, Identity, PrimaryKeyConstraint, Table, inspect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.types import to_instance
 
+from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp
+from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.tables import ZdCreateTableOp
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -63,7 +66,10 @@ def run_directly(operations: Operations, operation: ZdOperation) -> Any:
     if isinstance(operation, ZdAlterColumnOp):
         return _alter_column(operations, operation)
     (plain,) = operation.plain_operations()
-    return operations.invoke(plain)
+    result = operations.invoke(plain)
+    if isinstance(operation, ZdCreateTableOp) and operation.up is not None:
+        _insert_rows(operations, operation, operation.up, result)
+    return result
 
 
 def run_text(operations: Operations, statement: str) -> None:
@@ -80,7 +86,7 @@ def run_text(operations: Operations, statement: str) -> None:
     impl.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
-def _add_column(operations: Operations, operation: ZdAddColumnOp, up: str) -> None:
+def _add_column(operations: Operations, operation: ZdAddColumnOp, up: str | FromTable) -> None:
     """Add the column, fill it, and only then hold it to what it promises.
 
     A default would be written to every row for nothing, and clash with UNIQUE; a foreign key is
@@ -89,7 +95,9 @@ def _add_column(operations: Operations, operation: ZdAddColumnOp, up: str) -> No
     column = copy_column(operation.column)
     table = operations.schema_obj.table(operation.table_name, column, schema=operation.schema)
     if column.identity is None:
-        column.nullable, column.server_default = True, None
+        column.nullable = True
+        if isinstance(up, str):
+            column.server_default = None
     operations.impl.add_column(operation.table_name, column, schema=operation.schema)
     _fill_column(operations, operation, operation.column_name, up)
     if column.identity is None:
@@ -127,7 +135,13 @@ def _alter_column(operations: Operations, operation: ZdAlterColumnOp) -> None:
     """Let go of what may not hold for the new values, convert them, then do the rest; rename last."""
     rest = operation.plain_operation()
     _loosen(operations, operation)
-    if operation.up is not None and operation.type_ is not None:
+    if isinstance(operation.up, FromTable) and operation.type_ is not None:
+        raise RefusedError(
+            f"{operation.describe()}: a database that is built from base takes no new type together with a value from "
+            "another table: add a column with up= and drop the old one; nothing was changed by this operation",
+            code="ZD114",
+        )
+    if isinstance(operation.up, str) and operation.type_ is not None:
         _convert_column(operations, operation, operation.type_, operation.up)
         rest.existing_type, rest.modify_type = operation.type_, None
     elif operation.up is not None:
@@ -169,7 +183,7 @@ def _convert_column(operations: Operations, operation: ZdAlterColumnOp, type_: T
         for constraint in _type_constraints(operations, operation, operation.existing_type):
             operations.impl.drop_constraint(constraint)
     rendered_type = _DIALECT.type_compiler_instance.process(to_instance(type_))
-    alter = f"ALTER TABLE {_quote_table(operation)} ALTER COLUMN {_quote(operation.column_name)}"
+    alter = f"ALTER TABLE {_quote_table(operation.table_name, operation.schema)} ALTER COLUMN {_quote(operation.column_name)}"
     run_text(operations, f"{alter} TYPE {rendered_type} USING ({_end_line(up)})")
     for constraint in _type_constraints(operations, operation, type_):
         operations.impl.add_constraint(constraint)
@@ -194,16 +208,56 @@ def _real_constraints(table: Table) -> list[Constraint]:
     return [constraint for constraint in table.constraints if is_created(constraint)]
 
 
-def _fill_column(operations: Operations, operation: ZdTableOperation, column_name: str, up: str) -> None:
+def _fill_column(operations: Operations, operation: ZdTableOperation, column_name: str, up: str | FromTable) -> None:
     """Set the column to *up* in every row.
 
     Every row is written: to spare those that would not change, the expression would run twice, and
-    not every type has an operator to compare with.
+    not every type has an operator to compare with. From another table, the rows that match one of its.
     """
-    table = _quote_table(operation)
-    run_text(operations, f"UPDATE {table} SET {_quote(column_name)} = ({_end_line(up)})")
+    table = _quote_table(operation.table_name, operation.schema)
+    condition = ""
+    if isinstance(up, FromTable):
+        rows = f"FROM {_source(up)} WHERE ({_end_line(str(up.where))})"
+        up, condition = (
+            f"SELECT {_end_line(str(up.values))} {rows} ORDER BY {_order(operations, up)} LIMIT 1",
+            f" WHERE EXISTS (SELECT {rows})",
+        )
+    run_text(operations, f"UPDATE {table} SET {_quote(column_name)} = ({_end_line(up)}){condition}")
     literal = "'" + table.replace("'", "''") + "'"
     run_text(operations, _CHECK_DEFERRED.format(table=literal))
+
+
+def _insert_rows(operations: Operations, operation: ZdCreateTableOp, up: FromTable, table: Table) -> None:
+    """Make the new table's rows; a row without a key is none."""
+    values = dict(up.values) if not isinstance(up.values, str) else {}
+    keys = [c.name for c in table.primary_key.columns if c.name in values]
+    conditions = [f"({_end_line(values[key])}) IS NOT NULL" for key in keys]
+    if up.where is not None:
+        mapped = ", ".join(f"({_end_line(text)}) AS {_quote(column)}" for column, text in values.items())
+        row = f"(SELECT {mapped}) AS {_quote(operation.table_name)}"
+        conditions.append(
+            f"EXISTS (SELECT FROM (SELECT) AS one CROSS JOIN LATERAL {row} WHERE ({_end_line(up.where)}))"
+        )
+    selected = ", ".join(f"({_end_line(text)})" for text in values.values())
+    run_text(
+        operations,
+        f"INSERT INTO {_quote_table(operation.table_name, operation.schema)} ({', '.join(map(_quote, values))}) "
+        f"OVERRIDING SYSTEM VALUE SELECT {selected} FROM {_source(up)}"
+        f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} ON CONFLICT DO NOTHING",
+    )
+
+
+def _source(said: FromTable) -> str:
+    return f"{_quote_table(said.source, said.schema)} AS {_quote(said.source)}"
+
+
+def _order(operations: Operations, said: FromTable) -> str:
+    """Return what the source's rows are ordered by: its key, or where a script cannot know it, their age."""
+    connection = operations.migration_context.connection
+    keys = []
+    if connection is not None:
+        keys = inspect(connection).get_pk_constraint(said.source, said.schema)["constrained_columns"]
+    return ", ".join(f"{_quote(said.source)}.{_quote(name)}" for name in keys or ["ctid"])
 
 
 def _end_line(text: str) -> str:
@@ -215,7 +269,7 @@ def _quote(name: str) -> str:
     return _DIALECT.identifier_preparer.quote(name)
 
 
-def _quote_table(operation: ZdTableOperation) -> str:
-    if operation.schema is None:
-        return _quote(operation.table_name)
-    return f"{_DIALECT.identifier_preparer.quote_schema(operation.schema)}.{_quote(operation.table_name)}"
+def _quote_table(name: str, schema: str | None) -> str:
+    if schema is None:
+        return _quote(name)
+    return f"{_DIALECT.identifier_preparer.quote_schema(schema)}.{_quote(name)}"

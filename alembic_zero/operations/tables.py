@@ -8,6 +8,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import CreateTableOp, DropTableOp, RenameTableOp
 from sqlalchemy.schema import SchemaItem
 
+from alembic_zero.operations.across import FromTable, check_row_source
 from alembic_zero.operations.base import ZdTableOperation, check_name, refuse_arguments
 
 if TYPE_CHECKING:
@@ -21,13 +22,24 @@ class ZdCreateTableOp(ZdTableOperation):
     """A new table, which only the new version sees.
 
     :param columns: columns, constraints and indexes.
+    :param up: where its rows come from.
     :param kw: all else that ``op.create_table`` takes.
     """
 
     directive: ClassVar[str] = "zd_create_table"
 
-    def __init__(self, table_name: str, columns: Sequence[SchemaItem], *, schema: str | None = None, **kw: Any) -> None:
+    def __init__(
+        self,
+        table_name: str,
+        columns: Sequence[SchemaItem],
+        *,
+        up: FromTable | None = None,
+        schema: str | None = None,
+        **kw: Any,
+    ) -> None:
         super().__init__(table_name, schema=schema)
+        check_row_source(self.directive, "up", up)
+        self.up = up
         for item in columns:
             if not isinstance(item, SchemaItem):
                 refuse_arguments(self.directive, f"a column or constraint is wanted, not {item!r}")
@@ -40,6 +52,7 @@ class ZdCreateTableOp(ZdTableOperation):
         operations: Operations,
         table_name: str,
         *columns: SchemaItem,
+        up: FromTable | None = None,
         schema: str | None = None,
         **kw: Any,
     ) -> Table:
@@ -47,11 +60,13 @@ class ZdCreateTableOp(ZdTableOperation):
 
         :param table_name: name of the table.
         :param \*columns: columns, constraints and indexes, as for ``op.create_table``.
+        :param up: :func:`alembic_zero.from_table` with a mapping: the table is filled from another one, and
+         kept in step with what clients of the revision before write there.
         :param schema: schema of the table.
         :param \**kw: all else that ``op.create_table`` takes.
         :return: the table, as ``op.create_table`` returns it.
         """
-        table: Table = operations.invoke(cls(table_name, columns, schema=schema, **kw))
+        table: Table = operations.invoke(cls(table_name, columns, up=up, schema=schema, **kw))
         return table
 
     def describe(self) -> str:
@@ -64,7 +79,7 @@ class ZdCreateTableOp(ZdTableOperation):
 
     def reverse(self) -> ZdDropTableOp:
         """Return the drop, which knows what it drops."""
-        return ZdDropTableOp(self.table_name, schema=self.schema, _reverse=self)
+        return ZdDropTableOp(self.table_name, down=self.up, schema=self.schema, _reverse=self)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return the difference as Alembic words it for ``alembic check``."""
@@ -127,18 +142,31 @@ class ZdDropTableOp(ZdTableOperation):
 
     directive: ClassVar[str] = "zd_drop_table"
 
-    def __init__(self, table_name: str, *, schema: str | None = None, _reverse: ZdCreateTableOp | None = None) -> None:
+    def __init__(
+        self,
+        table_name: str,
+        *,
+        down: FromTable | None = None,
+        schema: str | None = None,
+        _reverse: ZdCreateTableOp | None = None,
+    ) -> None:
         super().__init__(table_name, schema=schema)
+        check_row_source(self.directive, "down", down)
+        self.down = down
         self._reverse = _reverse
 
     @classmethod
-    def zd_drop_table(cls, operations: Operations, table_name: str, *, schema: str | None = None) -> None:
+    def zd_drop_table(
+        cls, operations: Operations, table_name: str, *, down: FromTable | None = None, schema: str | None = None
+    ) -> None:
         """Drop a table without downtime; it goes when the migration is completed.
 
         :param table_name: name of the table.
+        :param down: :func:`alembic_zero.from_table` with a mapping: until then the table is kept in step with
+         what newer clients write to another one.
         :param schema: schema of the table.
         """
-        operations.invoke(cls(table_name, schema=schema))
+        operations.invoke(cls(table_name, down=down, schema=schema))
 
     def describe(self) -> str:
         """Return the call in one line."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from alembic_zero.catalog.snapshot import Check, Column, ForeignKey, Index, Statistics, TableFacts, TableSpec
+    from alembic_zero.lens.link import Link
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Draft:
     *foreign_keys* name cells in place of columns; *sources* maps a copy to the cell it replaces.
     *pins* say what new foreign keys reference, *references* what all of them will, by their names.
     *fallbacks* are functions that give a column's default to a cell which nothing else derives: they
-    count only where the cell stays virtual, a physical one has its default in the table.
+    count only where the cell stays virtual, a physical one has its default in the table. *links* begin at
+    this table, *linked* says that it is an end of one, *relaxed* cells may be NULL until a commit.
     """
 
     flight: Flight
@@ -41,6 +43,9 @@ class Draft:
     fallbacks: set[str] = field(default_factory=set)
     pins: dict[str, Pin] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
+    links: list[Link] = field(default_factory=list)
+    linked: bool = False
+    relaxed: list[str] = field(default_factory=list)
     dropped: bool = False
     count: int = 0
 
@@ -75,6 +80,9 @@ class Draft:
             ups=self._counting(self.ups),
             downs=self._counting(self.downs),
             dropped=self.dropped,
+            links=tuple(self.links),
+            linked=self.linked,
+            relaxed=tuple(cell for cell in self.relaxed if self.cells[cell].physical is not None),
         )
         if physical is not None:
             level = replace(

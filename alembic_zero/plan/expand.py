@@ -8,11 +8,12 @@ from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.plan.references import is_enforced_later
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
+from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
     from alembic_zero.lens.lens import Cell, Flight
@@ -23,26 +24,44 @@ def table_lock(flight: Flight, mode: LockMode) -> Lock:
     return Lock(ident(flight.schema, flight.name), mode, flight.relation)
 
 
-def plan_columns(flight: Flight, facts: TableFacts, source: str) -> Step:
-    """Return the step that adds the newest level's columns, functions and trigger.
+def plan_columns(group: Sequence[tuple[Flight, TableFacts]], source: str) -> Step:
+    """Return the step that adds the newest levels' columns, functions and triggers.
 
     ACCESS EXCLUSIVE, metadata only; without any lock where only views will differ.
+
+    :param group: one table, or all that links tie together: what one of them carries must arrive.
     """
-    statements = expansion_statements(flight, facts)
+    flights = [flight for flight, _ in group]
+    statements = expansion_statements(group)
+    first = flights[0]
     return Step(
-        name=f"expand {flight.schema}.{flight.name}",
+        name=f"expand {', '.join(_label(flight) for flight in flights)}",
         kind=Kind.TRANSACTION,
         source=source,
         statements=tuple(statements),
-        locks=(table_lock(flight, LockMode.ACCESS_EXCLUSIVE),) if statements else (),
+        locks=tuple(table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in flights) if statements else (),
         lock_mode=LockMode.ACCESS_EXCLUSIVE if statements else LockMode.ACCESS_SHARE,
-        table=flight.id,
-        state=flight.to_json(),
+        table=first.id,
+        state=first.to_json(),
+        states=tuple((flight.id, flight.to_json()) for flight in flights[1:]),
     )
 
 
-def expansion_statements(flight: Flight, facts: TableFacts) -> list[str]:
+def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str]:
     """Return the DDL of that step."""
+    flights = {flight.id: flight for flight, _ in group}
+    statements = [text for flight, facts in group for text in _column_statements(flight, facts)]
+    statements += [text for flight in flights.values() for text in _function_statements(flight)]
+    for flight in flights.values():
+        for link in flight.levels[-1].links:
+            sql = LinkSql(link, flight, flights[link.target.flight])
+            statements += sql.functions()
+            if link.cell:
+                statements.append(_grant_execute(link.lookup))
+    return statements + [text for flight in flights.values() for text in _trigger_statements(flight)]
+
+
+def _column_statements(flight: Flight, facts: TableFacts) -> list[str]:
     number = len(flight.levels)
     level = flight.levels[-1]
     table = ident(flight.schema, flight.name)
@@ -54,15 +73,30 @@ def expansion_statements(flight: Flight, facts: TableFacts) -> list[str]:
         if cell.id not in known:
             statements += _new_column(table, column, cell, cell.id in derived)
             statements += _copied_grants(flight, facts, table, cell)
-    old_generated = {edge.function for edge in before.generated}
-    if level.syncs:
-        edges = [e for e in (*flight.generated, *level.ups, *level.downs) if e.function not in old_generated]
-        functions = [(e.function, e.definition) for e in edges]
-        functions += [(str(r.function), r.definition) for r in level.rules if r.definition]
-        for name, definition in functions:
-            # Clients call them; a hardened database gives PUBLIC no right on new functions by itself.
-            statements += [definition, f"GRANT EXECUTE ON FUNCTION {ident(JOURNAL_SCHEMA, name)} TO PUBLIC"]
-    statements += [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
+    return statements + [ddl.drop_not_null(table, str(flight.cell(cell).physical)) for cell in level.relaxed]
+
+
+def _function_statements(flight: Flight) -> list[str]:
+    level = flight.levels[-1]
+    if not level.syncs:
+        return []
+    known = {edge.function for edge in flight.without_levels(len(flight.levels) - 1).generated}
+    edges = [e for e in (*flight.generated, *level.ups, *level.downs) if e.function not in known and not e.linked]
+    functions = [(e.function, e.definition) for e in edges]
+    functions += [(str(r.function), r.definition) for r in level.rules if r.definition]
+    # Clients call them; a hardened database gives PUBLIC no right on new functions by itself.
+    return [text for name, definition in functions for text in (definition, _grant_execute(name))]
+
+
+def _grant_execute(name: str) -> str:
+    return f"GRANT EXECUTE ON FUNCTION {ident(JOURNAL_SCHEMA, name)} TO PUBLIC"
+
+
+def _trigger_statements(flight: Flight) -> list[str]:
+    level = flight.levels[-1]
+    table = ident(flight.schema, flight.name)
+    before = flight.without_levels(len(flight.levels) - 1)
+    statements = [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
     if flight.has_marker and (level.syncs or before.has_marker):
         statements += replace_trigger(before, flight)
     return statements
@@ -122,6 +156,15 @@ def plan_backfill(flight: Flight, source: str, fired: Sequence[str]) -> list[Ste
     ]  # fmt: skip
 
 
+def plan_fills(flight: Flight, targets: Mapping[int, Flight], source: str) -> Iterator[Step]:
+    """Yield the backfill of every table whose rows follow from this one's."""
+    for link in flight.levels[-1].links:
+        if link.upward and link.columns:
+            target = targets[link.target.flight]
+            yield Step(f"fill {_label(target)} from {_label(flight)}", Kind.FILL, source, table=flight.id,
+                       link=link.name, lock_mode=LockMode.ROW_EXCLUSIVE, cost="scans, inserts every row")  # fmt: skip
+
+
 def plan_indexes(flight: Flight, source: str) -> Iterator[Step]:
     """Yield the concurrent build of every new index."""
     for index in flight.levels[-1].indexes:
@@ -175,6 +218,6 @@ def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
 
 def plan_fulfilment(flight: Flight, source: str) -> Step | None:
     """Return the step that makes sure that no row is left to do; None if the level derives nothing."""
-    if not flight.levels[-1].ups:
+    if not flight.levels[-1].quarantines:
         return None
     return Step(f"check {_label(flight)}", Kind.FULFILLED, source, table=flight.id, cost="scans")

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     *AUTOCOMMIT*: each statement by itself, without lock_timeout; safe to repeat.
     *INDEX*: CREATE INDEX CONCURRENTLY; an invalid left-over is dropped first.
     *BACKFILL*: the table's rows, block range by block range.
+    *FILL*: rows of other tables that links make of the table's rows, block range by block range.
     *FULFILLED*: wait until no row of the table is left to do; rows that cannot be derived refuse.
     """
 
@@ -23,6 +24,7 @@ class Kind(StrEnum):
     AUTOCOMMIT = "autocommit"
     INDEX = "index"
     BACKFILL = "backfill"
+    FILL = "fill"
     FULFILLED = "fulfilled"
 
 
@@ -56,6 +58,8 @@ class Step(PlainData):
     :param inverse: statements that take the step back.
     :param state: the table's flight, as JSON, once this step is committed; empty if it ends, None
      for no change.
+    :param link: name of the link along which a FILL step makes rows.
+    :param states: the same for further tables of the step, by flight.
     :param forward_only: once it is done there is no way back.
     """
 
@@ -70,6 +74,8 @@ class Step(PlainData):
     index: tuple[str, str] | None = None
     inverse: tuple[str, ...] = ()
     state: str | None = None
+    states: tuple[tuple[int, str], ...] = ()
+    link: str | None = None
     forward_only: bool = False
 
     def digest(self) -> str:

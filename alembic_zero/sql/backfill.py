@@ -92,11 +92,24 @@ def _derived_row(flight: Flight) -> tuple[str, dict[str, str]]:
     for stage in _stages(flight):
         composer = _reader(flight, dict(names))
         kept = ["v.tid", *names.values()]
-        values = [f"{composer.apply(e)} AS d{len(kept) + n}" for n, e in enumerate(stage)]
+        values = [f"{_value(flight, composer, e)} AS d{len(kept) + n}" for n, e in enumerate(stage)]
         # OFFSET 0: not merged into the query above, which would compute a value again wherever it is used.
         source = f"(SELECT {', '.join([*kept, *values])} FROM {source} AS v OFFSET 0)"
         names.update({e.target: f"v.d{len(kept) + n}" for n, e in enumerate(stage)})
     return source, names
+
+
+def _value(flight: Flight, composer: Composer, edge: Edge) -> str:
+    """Return a derived value; one from another table has been found before, by one join for all rows."""
+    if not edge.linked:
+        return composer.apply(edge)
+    found = ident(JOURNAL_SCHEMA, f"found_{edge.function.removeprefix('lookup_')}")
+    column = next(c for c, cell in flight.columns_at(len(flight.levels)) if cell.id == edge.target)
+    otherwise = "NULL" if column.default is None or column.identity else column.default
+    return (
+        f"(SELECT CASE WHEN f.tid IS NULL THEN {otherwise} ELSE f.value END"
+        f" FROM (SELECT) AS one LEFT JOIN {found} AS f ON f.tid = t.ctid)"
+    )
 
 
 def _reader(flight: Flight, names: dict[str, str]) -> Composer:

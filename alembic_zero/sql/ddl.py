@@ -153,6 +153,16 @@ def set_default(table: str, physical: str, default: str | None) -> str:
     return f"ALTER TABLE {table} ALTER COLUMN {ident(physical)} {action}"
 
 
+def drop_not_null(table: str, physical: str) -> str:
+    """Return DROP NOT NULL."""
+    return f"ALTER TABLE {table} ALTER COLUMN {ident(physical)} DROP NOT NULL"
+
+
+def set_not_null(table: str, physical: str) -> str:
+    """Return SET NOT NULL; with a validated CHECK it needs no scan."""
+    return f"ALTER TABLE {table} ALTER COLUMN {ident(physical)} SET NOT NULL"
+
+
 def drop_column(table: str, physical: str) -> str:
     """Return DROP COLUMN, never with CASCADE; IF EXISTS, so that a half-made expansion can go."""
     return f"ALTER TABLE {table} DROP COLUMN IF EXISTS {ident(physical)}"
@@ -209,6 +219,11 @@ def grant_on_column(table: str, column: str, grant: Grant) -> str:
     """Return GRANT for one column."""
     option = " WITH GRANT OPTION" if grant.grantable else ""
     return f"GRANT {grant.privilege} ({ident(column)}) ON {table} TO {grantee(grant.grantee)}{option}"
+
+
+def drop_function(schema: str, name: str) -> str:
+    """Return DROP FUNCTION IF EXISTS for a function whose name is its own alone."""
+    return f"DROP FUNCTION IF EXISTS {ident(schema, name)}"
 
 
 def lock_table(relation: str, mode: str) -> str:

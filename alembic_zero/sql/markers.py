@@ -33,20 +33,26 @@ def ge(left: str, right: str) -> str:
 def done_condition(flight: Flight, marker: str) -> str:
     """Return SQL that is true for a marker that says: synchronised through the newest level."""
     generation = flight.backfilled_generation()
+    carried = [-QUARANTINE_OFFSET - n.generation for n in flight.levels if n.quarantines and not n.ups]
+    codes = ", ".join(map(str, carried))
+    kept = f"COALESCE({marker} OPERATOR(pg_catalog.<>) ALL (ARRAY[{codes}]), true)" if codes else "true"
     if generation is None:
-        return "true"
-    return f"COALESCE({ge(marker, str(generation))} OR {lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
+        return kept
+    done = f"COALESCE({ge(marker, str(generation))} OR {lt(marker, str(-QUARANTINE_OFFSET - generation))}, false)"
+    return done if not codes else f"({done} AND {kept})"
 
 
 def quarantine_codes(flight: Flight) -> tuple[int, ...]:
     """Return the markers of rows that some level of this flight could not derive."""
-    return tuple(-QUARANTINE_OFFSET - level.generation for level in flight.levels if level.ups)
+    return tuple(-QUARANTINE_OFFSET - level.generation for level in flight.levels if level.quarantines)
 
 
 def todo_condition(flight: Flight, marker: str) -> str:
     """Return SQL that is true for a row that the backfill has still to visit."""
     codes = ", ".join(map(str, quarantine_codes(flight)))
     if not codes:
+        return "false"
+    if flight.backfilled_generation() is None:
         return "false"
     return f"NOT {done_condition(flight, marker)} AND ({marker} IS NULL OR {marker} NOT IN ({codes}))"
 

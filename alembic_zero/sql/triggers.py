@@ -11,26 +11,24 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
-from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, QUARANTINE_OFFSET
+from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.links import RERAISED, Carry, Owed
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.quoting import dollar_quoted, ident, literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from alembic_zero.lens.lens import Edge, Flight, Level, Rule
+    from alembic_zero.lens.lens import Edge, Flight, Level
 
 FIRST_TRIGGER = "!zd_sync"
 TODO_TRIGGER = "~zd_todo"
 
 # Tags between the two triggers of a table with BEFORE triggers of its own: who wrote, and whether
 # the first derivation failed. Generations stay below, so they never meet a version's tag.
-_WROTE_OLDEST = -900_000_000
 _FAILED = -950_000_000
-
-_RERAISED = "transaction_rollback OR operator_intervention OR insufficient_resources OR system_error OR internal_error"
 
 
 def sync_name(flight: Flight) -> str:
@@ -63,7 +61,7 @@ class SyncTrigger:
     def spans(self) -> dict[str, tuple[int, int]]:
         """For each physical cell, the first and the last sync index whose versions show it."""
         spans: dict[str, tuple[int, int]] = {}
-        for number in range(len(self.flight.levels) + 1):
+        for number in self.flight.shown_levels:
             index = self.flight.sync_index(number)
             for _, cell in self.flight.shape_at(number):
                 first, _last = spans.get(cell, (index, index))
@@ -79,6 +77,10 @@ class SyncTrigger:
                     found.update(dict.fromkeys(composer.inputs(edge)))
             for rule in level.rules:
                 found.update(dict.fromkeys(rule.cells))
+            for link in level.links:
+                composer = self._composer(level.ups if link.upward else level.downs)
+                found.update(dict.fromkeys(cell for read in link.source.cells for cell in composer.base(read)))
+            found.update(dict.fromkeys(level.relaxed))
         return found
 
     @cached_property
@@ -129,7 +131,7 @@ class SyncTrigger:
     # -- the function ---------------------------------------------------------------------
 
     def render_function(self) -> str:
-        """Return CREATE OR REPLACE FUNCTION for the trigger function."""
+        """Return CREATE OR REPLACE FUNCTION for the synchronising trigger's function."""
         body = self._general() if self.flight.user_triggers else f"{self._insert()}{self._general()}"
         body = f"\nBEGIN\n{body}END\n"
         return (
@@ -142,8 +144,8 @@ class SyncTrigger:
         return (
             f"IF {eq('TG_OP', literal('INSERT'))} THEN\n"
             f"DECLARE\n  writer int := {self._tag_cases()};\n  failed boolean := false;\nBEGIN\n"
-            f"{self._sequences()}{self._downs(forced=True)}{self._rules_of_writer()}{self._ups(forced=True)}"
-            f"{self._finish()}  RETURN NEW;\nEND;\nEND IF;\n"
+            f"{self._sequences()}{self._downs(forced=True)}{self._relaxed()}{self._rules_of_writer()}"
+            f"{self._ups(forced=True)}{self._finish()}  RETURN NEW;\nEND;\nEND IF;\n"
         )
 
     def _general(self) -> str:
@@ -151,8 +153,8 @@ class SyncTrigger:
         return (
             "DECLARE\n  writer int;\n  synced int := 0;\n  hinted int;\n  lowest int;\n  highest int;\n"
             "  forced boolean := false;\n  failed boolean := false;\n"
-            f"{flags}BEGIN\n{self._identify()}{self._sequences()}{self._downs(forced=False)}{self._rules_of_writer()}"
-            f"{self._ups(forced=False)}{self._finish()}  RETURN NEW;\nEND;\n"
+            f"{flags}BEGIN\n{self._identify()}{self._sequences()}{self._downs(forced=False)}{self._relaxed()}"
+            f"{self._rules_of_writer()}{self._ups(forced=False)}{self._finish()}  RETURN NEW;\nEND;\n"
         )
 
     def _tag_cases(self) -> str:
@@ -166,8 +168,14 @@ class SyncTrigger:
         return (
             f"{phases}  IF {eq('TG_OP', literal('INSERT'))} AND writer IS NULL THEN\n"
             f"    writer := {self._tag_cases()};\n    forced := true;\n"
-            f"  ELSIF writer IS NULL THEN\n{self._changed_since_old()}{self._synced()}{self._who()}  END IF;\n"
+            f"  ELSIF writer IS NULL THEN\n{self._changed_since_old()}{self._synced()}{self._told()}  END IF;\n"
         )
+
+    def _told(self) -> str:
+        """Text that finds the writer of an UPDATE; one that a link makes brings its version along."""
+        if not self.flight.linked:
+            return self._who()
+        return f"    IF {self._is_tag()} THEN writer := {self._tag_cases()};\n    ELSE\n{self._who()}    END IF;\n"
 
     def _changed_since_old(self) -> str:
         return "".join(f"    {self._flag(c)} := {self._image_differs([c])};\n" for c in self.flagged)
@@ -321,6 +329,15 @@ class SyncTrigger:
                     return name
         return cell_id
 
+    def _relaxed(self) -> str:
+        """Text that holds older versions to a NOT NULL that newer ones need to keep only until they commit."""
+        text = ""
+        for index, level in enumerate(self.levels, 1):
+            for cell in level.relaxed:
+                _, failure = self._rule_failure(Rule(None, (cell,)))
+                text += f"  IF {lt('writer', str(index))} AND {self._ref('NEW', cell)} IS NULL THEN {failure} END IF;\n"
+        return text
+
     def _rules_of_writer(self) -> str:
         text = ""
         for index, level in enumerate(self.levels, 1):
@@ -346,7 +363,7 @@ class SyncTrigger:
             behind = "" if forced else f"      forced := forced OR {lt('synced', str(index))};\n"
             text += (
                 f"  IF {lt('writer', str(index))} AND NOT failed THEN\n{behind}      BEGIN\n{lines}"
-                f"      EXCEPTION WHEN {_RERAISED} THEN RAISE;\n      WHEN OTHERS THEN\n"
+                f"      EXCEPTION WHEN {RERAISED} THEN RAISE;\n      WHEN OTHERS THEN\n"
                 f"        failed := true;\n{nulls}        {self._marker_new} := {code};\n      END;\n  END IF;\n"
             )
         return text
@@ -356,8 +373,10 @@ class SyncTrigger:
         return tuple(dict.fromkeys(cells))
 
     def _finish(self) -> str:
-        generation = self.flight.backfilled_generation() or self.levels[-1].generation
-        last = f"  IF NOT failed THEN {self._marker_new} := {generation}; END IF;\n"
+        value = str(self.base)
+        if self.flight.linked:
+            value += " OPERATOR(pg_catalog.+) writer"
+        last = f"  IF NOT failed THEN {self._marker_new} := {value}; END IF;\n"
         if not self.flight.user_triggers:
             return last
         setting = self._seen_setting()
@@ -369,16 +388,26 @@ class SyncTrigger:
             f"  IF {eq('TG_ARGV[0]', literal('first'))} THEN\n"
             f"    PERFORM pg_catalog.set_config({setting}, (ARRAY[{digests}])::pg_catalog.text, true);\n"
             f"    {self._marker_new} := CASE WHEN failed THEN {_FAILED} OPERATOR(pg_catalog.-) writer"
-            f"{tags} ELSE {_WROTE_OLDEST} END;\n  ELSE\n  {last}  END IF;\n"
+            f"{tags} ELSE {OLDEST_TAG} END;\n  ELSE\n  {last}  END IF;\n"
         )
+
+    @property
+    def base(self) -> int:
+        """The marker of a synchronised row; on a linked table the writer's number is added to it."""
+        return self.flight.backfilled_generation() or self.levels[-1].generation
 
     # -- the triggers ---------------------------------------------------------------------
 
     def render_triggers(self) -> list[str]:
-        """Return CREATE TRIGGER for the table, and ENABLE ALWAYS: replicas and logical apply need it too."""
-        statements = self._two_phases() if self.flight.user_triggers else self._single_phase()
+        """Return CREATE TRIGGER for the table, and ENABLE ALWAYS: replicas and logical apply need it too.
+
+        With the functions of the links that begin here, whose text names this table's columns.
+        """
+        statements = self._all_triggers()
         table = ident(self.flight.schema, self.flight.name)
         return [
+            *(carry.render_function() for carry in self._carries()),
+            *(owed.render_function() for owed in self._owed()),
             *(text for _, text in statements),
             *(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}" for name, _ in statements),
         ]
@@ -409,23 +438,36 @@ class SyncTrigger:
             # An unrelated update must not even look at the values: comparing detoasts them.
             when = f"{done} AND {self._marker_untouched()} AND {self._image_differs(self.watched)}"
             triggers.append(self._trigger(last, f"UPDATE OF {columns}", when, "only"))
-        if done != "true":
-            when = f"NOT {done} AND {self._marker_untouched()}"
-            triggers.append(self._trigger(TODO_TRIGGER, "UPDATE", when, "only"))
+        whens = [f"NOT {done} AND {self._marker_untouched()}"] if done != "true" else []
+        whens += [self._is_tag()] if self.flight.linked else []
+        if whens:
+            triggers.append(self._trigger(TODO_TRIGGER, "UPDATE", " OR ".join(whens), "only"))
         return triggers
 
     def _two_phases(self) -> list[tuple[str, str]]:
         done = done_condition(self.flight, self._marker_old)
         touched = f"(NOT {done} OR {self._image_differs(self.watched)})" if self.watched else f"NOT {done}"
         update_when = f"{self._marker_untouched()} AND {touched}"
+        first_when = f"{self._is_tag()} OR {update_when}" if self.flight.linked else update_when
         last = self.flight.last_trigger
         return [
             self._trigger(f"{FIRST_TRIGGER}_insert", "INSERT", self._insert_when(), "first"),
-            self._trigger(f"{FIRST_TRIGGER}_update", "UPDATE", update_when, "first"),
+            self._trigger(f"{FIRST_TRIGGER}_update", "UPDATE", first_when, "first"),
             self._trigger(f"{last}_insert", "INSERT", self._insert_when(), "last"),
             self._trigger(f"{last}_update", "UPDATE", f"{self._is_tag()} OR {update_when}", "last"),
         ]
 
     def trigger_names(self) -> list[str]:
         """Return the names of all triggers that :meth:`render_triggers` creates."""
-        return [name for name, _ in (self._two_phases() if self.flight.user_triggers else self._single_phase())]
+        return [name for name, _ in self._all_triggers()]
+
+    def _all_triggers(self) -> list[tuple[str, str]]:
+        own = self._two_phases() if self.flight.user_triggers else self._single_phase()
+        carried = [trigger for carry in self._carries() for trigger in carry.triggers()]
+        return own + carried + [owed.render_trigger() for owed in self._owed()]
+
+    def _carries(self) -> list[Carry]:
+        return [Carry(self.flight, level, link, self.base) for level in self.levels for link in level.links]
+
+    def _owed(self) -> list[Owed]:
+        return [Owed(self.flight, level) for level in self.levels if level.relaxed]

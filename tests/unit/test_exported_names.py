@@ -18,6 +18,7 @@ PUBLIC = {
     "RefusedError",
     "ZeroError",
     "configure",
+    "from_table",
     "pin_engine",
     "version_schema",
 }

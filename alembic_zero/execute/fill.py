@@ -1,0 +1,123 @@
+"""Make the rows of a new table from those of another one, set-based, by block ranges of the source."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.backfill import BlockCursor, is_about_data, next_range_blocks
+from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate
+from alembic_zero.execute.sending import send
+from alembic_zero.sql.links import carry_quietly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from alembic_zero.execute.locks import LockRules
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.sql.links import LinkSql
+
+_TARGET_S = 0.05
+_FIRST_RANGE_BLOCKS = 64
+_REPAIRED_AT_ONCE = 1000
+# Rows that the table's own triggers change will never be what the expressions say.
+_ROUNDS = 5
+
+
+@dataclass
+class Fill:
+    """The backfill along one link that makes rows.
+
+    The ranges are copied without locks on the source, while triggers carry every change. What a change
+    and a range missed of each other, as neither saw the other's uncommitted row, the check afterwards
+    finds: in one snapshot the two tables either agree, or the copying was at fault.
+    """
+
+    work: Connection
+    bare: Connection
+    rules: LockRules
+    report: Callable[[str], None]
+    keep_alive: Callable[[], None]
+
+    def run(self, sql: LinkSql) -> None:
+        """Copy every range once, then mend what concurrent changes made of it."""
+        for leaf in read_rows(self.bare, "leaves", oid=sql.source.relation):
+            level = sql.source.levels[-1]
+            number = level.generation + 1 + level.links.index(sql.link)
+            self._copy(sql, BlockCursor(self.work, leaf, number))
+        for _ in range(_ROUNDS):
+            if not self._mend(sql):
+                return
+
+    def _copy(self, sql: LinkSql, cursor: BlockCursor) -> None:
+        block, size, said = cursor.start(), _FIRST_RANGE_BLOCKS, time.monotonic()
+        while block <= cursor.end:
+            started = time.monotonic()
+            rows = self._range(sql, block, block + size)
+            block += size
+            cursor.note(block, rows)
+            size = next_range_blocks(size, time.monotonic() - started, _TARGET_S)
+            if time.monotonic() - said > 2:
+                said = time.monotonic()
+                self.report(f"filling {_label(sql.target)}: block {min(block, cursor.end)} of {cursor.end}")
+                self.keep_alive()
+
+    def _range(self, sql: LinkSql, first: int, end: int) -> int:
+        try:
+            with self.work.begin():
+                self.rules.set_timeout(self.work)
+                return int(send(self.work, sql.fill_range(first, end)).rowcount)
+        except DBAPIError as error:
+            if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
+                return 0
+            if not is_about_data(error):
+                raise
+        return self._put_each(sql, self._tids(sql.tids(first, end)))
+
+    def _mend(self, sql: LinkSql) -> int:
+        """Mend some of what is wrong; return how much that was."""
+        stale = self._tids(sql.stale(_REPAIRED_AT_ONCE))
+        if stale:
+            with self.work.begin():
+                self.rules.set_timeout(self.work)
+                send(self.work, carry_quietly())
+                send(self.work, sql.remove(stale))
+        found = len(stale)
+        while missing := self._tids(sql.missing(_REPAIRED_AT_ONCE)):
+            found += len(missing)
+            if not self._put_each(sql, missing):
+                break
+        return found
+
+    def _put_each(self, sql: LinkSql, tids: Sequence[str]) -> int:
+        """Make the rows of single source rows; one that cannot be made leaves its source row quarantined."""
+        return sum(self._put(sql, tid) for tid in tids)
+
+    def _put(self, sql: LinkSql, tid: str) -> bool:
+        try:
+            with self.work.begin():
+                self.rules.set_timeout(self.work)
+                send(self.work, sql.hold_source(tid))
+                send(self.work, sql.put_one(tid))
+        except DBAPIError as error:
+            if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
+                return False
+            if not is_about_data(error):
+                raise
+            with self.work.begin():
+                send(self.work, sql.quarantine_one(tid))
+        return True
+
+    def _tids(self, query: str) -> list[str]:
+        with self.work.begin():
+            return [str(row[0]) for row in send(self.work, query)]
+
+
+def _label(flight: Flight) -> str:
+    return f"{flight.schema}.{flight.name}"

@@ -1,0 +1,615 @@
+"""Functions and triggers that carry what is written to one table over to another.
+
+What touches the other table is early-bound SQL: it follows when tables and columns are renamed. What
+runs in a trigger compares images, and runs as the migration's role: a client needs no rights on a
+table that its version does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alembic_zero.lens.compose import Composer
+from alembic_zero.lens.lens import OLDEST_TAG, QUARANTINE_OFFSET
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.markers import done_condition, eq, ge, lt, quarantined_condition
+from alembic_zero.sql.quoting import dollar_quoted, ident, idents, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from alembic_zero.lens.lens import Edge, Flight, Level
+    from alembic_zero.lens.link import Link, Mapped, Side
+
+_LOCK_CLASS = 1_514_427_764
+_TID = "_zd_tid"
+_TARGET = "_zd_t"
+
+RERAISED = "transaction_rollback OR operator_intervention OR insufficient_resources OR system_error OR internal_error"
+
+# A session that works for a migration itself, not for a client, says so here.
+_CARRYING = "alembic_zero.carrying"
+
+
+def found_table(link: Link) -> str:
+    """Return the table in which the backfill of a column keeps what the one join has found."""
+    return ident(JOURNAL_SCHEMA, f"found_{link.name}")
+
+
+def function_names(link: Link) -> list[str]:
+    """Return the names of all functions of a link, callers before what they call."""
+    kinds = ("lookup", "give", "lock", "read") if link.cell else ("put", "moved", "rekey", "drop")
+    return [link.carry, *(f"{kind}_{link.name}" for kind in kinds)]
+
+
+def _call(function: str, arguments: Sequence[str]) -> str:
+    return render_call(JOURNAL_SCHEMA, function, arguments)
+
+
+def _untyped(type_: str) -> str:
+    """Return a type without its modifier: an explicit cast to the whole type would cut values off."""
+    plain = re.sub(r"\([^)]*\)", "", type_)
+    stem = plain.removesuffix("[]")
+    return {"character": "bpchar", "bit": "varbit"}.get(stem, stem) + "[]" * (stem != plain)
+
+
+def cast_untyped(expression: str, type_: str) -> str:
+    """Return an expression cast to a type without its modifier; the assignment checks that."""
+    return f"CAST(({expression}\n) AS {_untyped(type_)})"
+
+
+@dataclass(frozen=True)
+class LinkSql:
+    """Statements of one link; *source* and *target* are the flights with the link's level on top."""
+
+    link: Link
+    source: Flight
+    target: Flight
+
+    # -- pieces ---------------------------------------------------------------------------
+
+    def _composer(self, flight: Flight, read: Callable[[str], str]) -> Composer:
+        level = flight.levels[-1]
+        return Composer(flight, level.ups if self.link.upward else level.downs, _call, read)
+
+    @staticmethod
+    def _stored(flight: Flight, prefix: str = "") -> Callable[[str], str]:
+        return lambda cell: prefix + ident(str(flight.cell(cell).physical))
+
+    def _rows(self, side: Side, flight: Flight, order: Sequence[tuple[str, str]] = ()) -> str:
+        """Return a FROM item: the stored rows of a table as the link's expressions know them."""
+        composer = self._composer(flight, self._stored(flight))
+        listed = [f"{composer.value(cell)} AS {ident(name)}" for name, cell in side.inputs]
+        listed += [f"{composer.value(cell)} AS {ident(f'_zd_k{n}')}" for n, (_, cell) in enumerate(order)]
+        listed += [f"ctid AS {_TID}", ident(MARKER)]
+        return f"(SELECT {', '.join(listed)} FROM {ident(flight.schema, flight.name)}) AS {ident(side.alias)}"
+
+    @staticmethod
+    def _given(side: Side, first: int = 1) -> str:
+        """Return a FROM item: one row, from the function's arguments."""
+        listed = [f"${n} AS {ident(name)}" for n, (name, _) in enumerate(side.inputs, first)]
+        return f"(SELECT {', '.join(listed) or '1'}) AS {ident(side.alias)}"
+
+    @staticmethod
+    def _types(side: Side, flight: Flight) -> list[str]:
+        return [flight.cell(cell).type for cell in side.cells]
+
+    @property
+    def _where(self) -> str:
+        return f"({self.link.where}\n)"
+
+    def _order(self) -> str:
+        listed = [f"{ident(self.link.source.alias, f'_zd_k{n}')}" for n in range(len(self.link.order))]
+        return ", ".join(listed or [ident(self.link.source.alias, _TID)])
+
+    @property
+    def _table(self) -> str:
+        return ident(self.target.schema, self.target.name)
+
+    def _physical(self, cell: str) -> str:
+        return ident(str(self.target.cell(cell).physical))
+
+    @property
+    def tag(self) -> int:
+        """The marker by which a write of ours tells the target's trigger whose version it carries."""
+        number = self.target.sync_index(len(self.target.levels)) - self.link.upward
+        if number == 0:
+            return OLDEST_TAG
+        return -self.target.levels[self.target.sync_levels[number - 1] - 1].generation
+
+    @staticmethod
+    def _sql(name: str, types: Sequence[str], returns: str, *statements: str, definer: bool = False) -> str:
+        rights = " SECURITY DEFINER SET search_path FROM CURRENT" if definer else ""
+        body = "".join(f"  {statement};\n" for statement in statements)
+        return (
+            f"CREATE FUNCTION {ident(JOURNAL_SCHEMA, name)}({', '.join(types)}) RETURNS {returns} "
+            f"LANGUAGE sql VOLATILE{rights}\nBEGIN ATOMIC\n{body}END"
+        )
+
+    # -- a column's value -----------------------------------------------------------------
+
+    def functions(self) -> list[str]:
+        """Return CREATE FUNCTION for everything but the trigger functions, which :class:`Carry` renders."""
+        return self._value_functions() if self.link.cell else self._row_functions()
+
+    def _value_functions(self) -> list[str]:
+        name, types = self.link.name, self._types(self.link.target, self.target)
+        return [
+            self._sql(f"read_{name}", types, str(self.link.type), self._find("")),
+            self._sql(f"lock_{name}", types, str(self.link.type), self._find(" FOR SHARE OF {}")),
+            self._lookup(types),
+            self._sql(
+                f"give_{name}", self._types(self.link.source, self.source), "void", self._hold_targets(), self._give()
+            ),
+        ]
+
+    def _find(self, lock: str) -> str:
+        link = self.link
+        source = self._rows(link.source, self.source, link.order)
+        lock = lock.format(ident(link.source.alias))
+        value = cast_untyped(str(link.value), str(link.type))
+        tail = f"FROM {source}, {self._given(link.target)} WHERE {self._where} ORDER BY {self._order()} LIMIT 1{lock}"
+        if link.default is None:
+            return f"SELECT {value} {tail}"
+        return (
+            f"SELECT CASE WHEN q.found THEN q.v ELSE {link.default} END FROM (SELECT 1) AS one\n"
+            f"    LEFT JOIN LATERAL (SELECT {value} AS v, true AS found {tail}) AS q ON true"
+        )
+
+    def _lookup(self, types: Sequence[str]) -> str:
+        arguments = [f"${n}" for n in range(1, len(types) + 1)]
+        locked, unlocked = (_call(f"{kind}_{self.link.name}", arguments) for kind in ("lock", "read"))
+        if self.link.upward:
+            body = patient(f"RETURN {locked};", f"RETURN {unlocked};", self.key)
+        else:
+            body = f"{announce(self.key)}RETURN {locked};\n"
+        return _plpgsql(self.link.lookup, types, str(self.link.type), body, patient_=self.link.upward)
+
+    @property
+    def key(self) -> int:
+        """The number by which sessions that carry along this link announce themselves."""
+        return self.source.levels[-1].migration
+
+    def _matching(self, columns: str, lock: str = "") -> str:
+        source = self._given(self.link.source)
+        target = self._rows(self.link.target, self.target)
+        alias = ident(self.link.target.alias)
+        return f"SELECT {columns} FROM {target}, {source} WHERE {self._where} ORDER BY {alias}.{_TID}{lock}"
+
+    def _hold_targets(self) -> str:
+        """Wait for the rows' other writers first: the statement after it sees what they wrote."""
+        alias = ident(self.link.target.alias)
+        return f"SELECT pg_catalog.count(*) FROM ({self._matching('1', f' FOR NO KEY UPDATE OF {alias}')}) AS held"
+
+    def _give(self) -> str:
+        cell = self._physical(str(self.link.cell))
+        composer = self._composer(self.target, self._stored(self.target, f"{_TARGET}."))
+        value = _call(f"read_{self.link.name}", [composer.value(c) for c in self.link.target.cells])
+        done = done_condition(self.target, f"{_TARGET}.{ident(MARKER)}")
+        alias = ident(self.link.target.alias)
+        return (
+            f"UPDATE {self._table} AS {_TARGET} SET {cell} = {value}, {ident(MARKER)} = {self.tag}\n"
+            f"   WHERE {_TARGET}.ctid = ANY (ARRAY({self._matching(f'{alias}.{_TID}')}))\n"
+            f"     AND (NOT {done} OR pg_catalog.record_image_ne(ROW({_TARGET}.{cell}), ROW({value})))"
+        )
+
+    def fill_found(self) -> list[str]:
+        """Return the statements that find the value of every row by one join."""
+        link, table = self.link, found_table(self.link)
+        alias = ident(link.target.alias, _TID)
+        return [
+            f"DROP TABLE IF EXISTS {table}",
+            f"CREATE UNLOGGED TABLE {table} (tid tid NOT NULL, value {_untyped(str(link.type))})",
+            f"INSERT INTO {table} SELECT DISTINCT ON ({alias}) {alias}, {cast_untyped(str(link.value), str(link.type))}\n"
+            f"  FROM {self._rows(link.target, self.target)}, {self._rows(link.source, self.source, link.order)}\n"
+            f" WHERE {self._where} ORDER BY {alias}, {self._order()}",
+            f"CREATE INDEX ON {table} (tid)",
+        ]
+
+    # -- rows -----------------------------------------------------------------------------
+
+    def _column(self, cell: str) -> Mapped:
+        return next(c for c in self.link.columns if c.cell == cell)
+
+    def _mapped(self, rows: str, columns: Sequence[Mapped], more: Sequence[str] = ()) -> str:
+        """Return a query of the mapped values of *rows* that give a row, as columns v0, v1, ..."""
+        needed = columns if self.link.where is None else self.link.columns
+        listed = ", ".join(f"{cast_untyped(c.expression, c.type)} AS {self._value_name(c)}" for c in needed)
+        # By themselves, so that a bare name in one expression means the source's column.
+        source = f"{rows} CROSS JOIN LATERAL (SELECT {listed}) AS _zd_m"
+        valid = [f"_zd_m.{self._value_name(self._column(k))} IS NOT NULL" for k in self.link.key]
+        if self.link.where is not None:
+            row = ", ".join(f"_zd_m.{self._value_name(c)} AS {ident(c.column)}" for c in self.link.columns)
+            source += f" CROSS JOIN LATERAL (SELECT {row}) AS {ident(self.link.target.alias)}"
+            valid.append(self._where)
+        values = [f"_zd_m.{self._value_name(c)}" for c in columns]
+        return f"SELECT {', '.join([*more, *values])} FROM {source} WHERE {' AND '.join(valid)}"
+
+    def _value_name(self, column: Mapped) -> str:
+        return f"v{self.link.columns.index(column)}"
+
+    def _keys_match(self, row: str) -> str:
+        pairs = [f"{_TARGET}.{self._physical(k)} = {row}.{self._value_name(self._column(k))}" for k in self.link.key]
+        return " AND ".join(pairs)
+
+    def _arguments(self, column: Mapped, first: int) -> list[str]:
+        names = [name for name, _ in self.link.source.inputs]
+        return [f"${first + names.index(name)}" for name in column.inputs]
+
+    def _changed(self, column: Mapped, old: int, new: int) -> str:
+        if not column.inputs:
+            return "false"
+        rows = (", ".join(self._arguments(column, first)) for first in (new, old))
+        return "pg_catalog.record_image_ne({})".format(", ".join(f"ROW({row})" for row in rows))
+
+    def _insert(self, rows: str, marker: str, conflict: str) -> str:
+        """Return INSERT for the mapped values of *rows*; *marker* is SQL."""
+        columns = ", ".join(self._physical(c.cell) for c in self.link.columns)
+        values = ", ".join(f"v.{self._value_name(c)}" for c in self.link.columns)
+        keys = ", ".join(self._physical(k) for k in self.link.key)
+        return (
+            f"INSERT INTO {self._table} AS {_TARGET} ({columns}, {ident(MARKER)}) OVERRIDING SYSTEM VALUE\n"
+            f"    SELECT {values}, {marker} FROM ({self._mapped(rows, self.link.columns)}) AS v\n"
+            f"    ON CONFLICT ({keys}) {conflict}"
+        )
+
+    def _row_functions(self) -> list[str]:
+        name, types = self.link.name, self._types(self.link.source, self.source)
+        both = [*types, *types]
+        return [
+            self._sql(f"put_{name}", [*both, "boolean"], "void", self._put(len(types))),
+            self._sql(f"moved_{name}", both, "boolean", self._moved(len(types))),
+            self._sql(f"rekey_{name}", both, "boolean", self._rekey(len(types))),
+            self._sql(f"drop_{name}", types, "void", self._drop()),
+        ]
+
+    def _put(self, width: int) -> str:
+        """Arguments: the row as it is, as it was, and whether all columns count as changed."""
+        every = f"${2 * width + 1}"
+        others = [c for c in self.link.columns if c.cell not in self.link.key]
+        if not others:
+            return self._insert(self._given(self.link.source), str(self.tag), "DO NOTHING")
+        values = [
+            f"CASE WHEN {every} OR {self._changed(c, width + 1, 1)} THEN excluded.{self._physical(c.cell)} "
+            f"ELSE {_TARGET}.{self._physical(c.cell)} END"
+            for c in others
+        ]
+        sets = [f"{self._physical(c.cell)} = {value}" for c, value in zip(others, values, strict=True)]
+        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in others)
+        conflict = (
+            f"DO UPDATE SET {', '.join(sets)}, {ident(MARKER)} = {self.tag}\n"
+            f"    WHERE pg_catalog.record_image_ne(ROW({stored}), ROW({', '.join(values)}))"
+        )
+        return self._insert(self._given(self.link.source), str(self.tag), conflict)
+
+    def _key_row(self, first: int) -> str:
+        keys = ", ".join(cast_untyped(c.expression, c.type) for c in map(self._column, self.link.key))
+        return f"(SELECT ROW({keys}) AS k FROM {self._given(self.link.source, first)})"
+
+    def _moved(self, width: int) -> str:
+        old, new = self._key_row(1), self._key_row(width + 1)
+        return f"SELECT pg_catalog.record_image_ne(o.k, n.k) FROM {old} AS o, {new} AS n"
+
+    def _old_keys(self) -> str:
+        columns = [self._column(k) for k in self.link.key]
+        listed = ", ".join(f"{cast_untyped(c.expression, c.type)} AS {self._value_name(c)}" for c in columns)
+        return f"(SELECT {listed} FROM {self._given(self.link.source)}) AS o"
+
+    def _rekey(self, width: int) -> str:
+        """Arguments: the row as it was, and as it is. Moves the one row, unless its new place is taken."""
+        new = f"({self._mapped(self._given(self.link.source, width + 1), self.link.columns)}) AS n"
+        sets = []
+        for column in self.link.columns:
+            cell = self._physical(column.cell)
+            changed = "true" if column.cell in self.link.key else self._changed(column, 1, width + 1)
+            value = f"n.{self._value_name(column)}"
+            sets.append(f"{cell} = CASE WHEN {changed} THEN {value} ELSE {_TARGET}.{cell} END")
+        taken = f"SELECT FROM {self._table} AS {_TARGET} WHERE {self._keys_match('n')}"
+        return (
+            f"UPDATE {self._table} AS {_TARGET} SET {', '.join(sets)}, {ident(MARKER)} = {self.tag}\n"
+            f"    FROM {self._old_keys()}, {new}\n"
+            f"   WHERE {self._keys_match('o')} AND NOT EXISTS ({taken}) RETURNING true"
+        )
+
+    def _drop(self) -> str:
+        return f"DELETE FROM {self._table} AS {_TARGET} USING {self._old_keys()} WHERE {self._keys_match('o')}"
+
+    # -- the backfill of rows ---------------------------------------------------------------
+
+    def _source_rows(self) -> str:
+        return self._rows(self.link.source, self.source)
+
+    def fill_range(self, first_block: int, end_block: int) -> str:
+        """Return the statement that makes the rows of one block range of the source."""
+        tid = ident(self.link.source.alias, _TID)
+        rows = (
+            f"(SELECT * FROM {self._source_rows()} WHERE {tid} >= {literal(f'({first_block},0)')}::tid"
+            f" AND {tid} < {literal(f'({end_block},0)')}::tid) AS {ident(self.link.source.alias)}"
+        )
+        base = self.target.backfilled_generation() or self.target.levels[-1].generation
+        derives = bool(self.target.levels[-1].ups or self.target.levels[-1].rules)
+        return self._insert(rows, str(self.tag if derives else base), "DO NOTHING")
+
+    def missing(self, limit: int) -> str:
+        """Return the query for the tids of source rows that have no row yet."""
+        keys = [self._column(k) for k in self.link.key]
+        rows = self._mapped(self._source_rows(), keys, [ident(self.link.source.alias, _TID), self._source_marker()])
+        quarantined = quarantined_condition(self.source, f"v.{ident(MARKER)}")
+        return (
+            f"SELECT v.{_TID} FROM ({rows}) AS v WHERE ({quarantined}) IS NOT TRUE\n"
+            f"   AND NOT EXISTS (SELECT FROM {self._table} AS {_TARGET} WHERE {self._keys_match('v')}) LIMIT {limit}"
+        )
+
+    def _source_marker(self) -> str:
+        return ident(self.link.source.alias, MARKER)
+
+    def stale(self, limit: int) -> str:
+        """Return the query for the tids of rows that follow from no source row as it is now."""
+        rows = self._mapped(self._source_rows(), self.link.columns)
+        values = ", ".join(f"CAST(v.{self._value_name(c)} AS {c.type})" for c in self.link.columns)
+        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in self.link.columns)
+        return (
+            f"SELECT {_TARGET}.ctid FROM {self._table} AS {_TARGET} WHERE NOT EXISTS (\n"
+            f"  SELECT FROM ({rows}) AS v WHERE {self._keys_match('v')}\n"
+            f"     AND NOT pg_catalog.record_image_ne(ROW({values}), ROW({stored}))) LIMIT {limit}"
+        )
+
+    def remove(self, tids: Sequence[str]) -> str:
+        """Return the statement that removes rows, without a trace on the other side."""
+        listed = ", ".join(f"{literal(tid)}::tid" for tid in tids)
+        return f"DELETE FROM {self._table} WHERE ctid = ANY (ARRAY[{listed}])"
+
+    def hold_source(self, tid: str) -> str:
+        """Return the statement that keeps a source row from changing."""
+        table = ident(self.source.schema, self.source.name)
+        return f"SELECT FROM {table} WHERE ctid = {literal(tid)}::tid FOR NO KEY UPDATE"
+
+    def put_one(self, tid: str) -> str:
+        """Return the statement that makes the row of one source row."""
+        composer = self._composer(self.source, self._stored(self.source))
+        values = [composer.value(cell) for cell in self.link.source.cells]
+        table = ident(self.source.schema, self.source.name)
+        call = _call(f"put_{self.link.name}", [*values, *values, "true"])
+        return f"SELECT {call} FROM {table} WHERE ctid = {literal(tid)}::tid"
+
+    def quarantine_one(self, tid: str) -> str:
+        """Return the statement that quarantines one source row."""
+        code = -QUARANTINE_OFFSET - self.source.levels[-1].generation
+        table = ident(self.source.schema, self.source.name)
+        return f"UPDATE {table} SET {ident(MARKER)} = {code} WHERE ctid = {literal(tid)}::tid"
+
+    def tids(self, first_block: int, end_block: int) -> str:
+        """Return the query for the tids of the source's rows in a block range."""
+        first, end = literal(f"({first_block},0)"), literal(f"({end_block},0)")
+        table = ident(self.source.schema, self.source.name)
+        return f"SELECT ctid FROM {table} WHERE ctid >= {first}::tid AND ctid < {end}::tid"
+
+
+def carry_quietly() -> str:
+    """Return the statement after which deletions of this transaction are not carried on."""
+    return f"SET LOCAL {_CARRYING} = 'on'"
+
+
+def _plpgsql(name: str, types: Sequence[str], returns: str, body: str, *, patient_: bool, declare: str = "") -> str:
+    timeout = " SET lock_timeout = '50ms'" if patient_ else ""
+    declared = f"DECLARE\n  tries int := 0;\n{declare}" if patient_ or declare else ""
+    return (
+        f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, name)}({', '.join(types)}) RETURNS {returns} "
+        f"LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT{timeout}\n"
+        f"AS {dollar_quoted(f'{chr(10)}{declared}BEGIN{chr(10)}{body}END{chr(10)}')}"
+    )
+
+
+def announce(key: int) -> str:
+    """Return the statement by which a session says, until it ends its transaction, that it may wait for the other side."""
+    return f"PERFORM pg_catalog.pg_advisory_xact_lock_shared({_LOCK_CLASS}, {key});\n"
+
+
+def patient(attempt: str, give_way: str, key: int) -> str:
+    """Return statements that try until they get their locks, or until the other side waits for this session.
+
+    Rows of the two tables are locked source first; who has the target's row already must not wait for
+    someone who waits for that. The other side then carries what it writes over this session's row.
+    Short waits by lock_timeout are no deadlock to the server, so no client is its victim.
+    """
+    waiting = "pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ANY (pg_catalog.pg_blocking_pids(l.pid))"
+    announced = (
+        f"{eq('l.locktype', literal('advisory'))} AND {eq('l.classid::pg_catalog.int8', str(_LOCK_CLASS))}"
+        f" AND {eq('l.objid::pg_catalog.int8', str(key))}"
+    )
+    return (
+        "LOOP\n"
+        f"  BEGIN\n    {attempt}\n"
+        "  EXCEPTION WHEN lock_not_available THEN\n"
+        "    tries := tries OPERATOR(pg_catalog.+) 1;\n"
+        f"    IF EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.granted AND {waiting}\n"
+        f"        AND (tries OPERATOR(pg_catalog.>) 40 OR {announced})) THEN\n"
+        f"      {give_way}\n"
+        "    END IF;\n"
+        "  END;\nEND LOOP;\n"
+    )
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Trigger function and triggers of one link on its source table.
+
+    :param flight: the source's flight, as it is now.
+    :param level: the link's level.
+    :param base: marker of a row that the oldest version wrote.
+    """
+
+    flight: Flight
+    level: Level
+    link: Link
+    base: int
+
+    # -- the function ---------------------------------------------------------------------
+
+    def _arguments(self, row: str) -> list[str]:
+        composer = Composer(
+            self.flight, self._edges, _call, lambda cell: f"{row}.{ident(str(self.flight.cell(cell).physical))}"
+        )
+        return [composer.value(cell) for cell in self.link.source.cells]
+
+    @property
+    def _edges(self) -> Sequence[Edge]:
+        return self.level.ups if self.link.upward else self.level.downs
+
+    def _base_cells(self, cells: Sequence[str]) -> list[str]:
+        composer = Composer(self.flight, self._edges, _call, str)
+        return list(dict.fromkeys(base for cell in cells for base in composer.base(cell)))
+
+    def _differs(self, cells: Sequence[str]) -> str:
+        names = [ident(str(self.flight.cell(c).physical)) for c in self._base_cells(cells)]
+        if not names:
+            return "false"
+        rows = (", ".join(f"{row}.{name}" for name in names) for row in ("NEW", "OLD"))
+        return "pg_catalog.record_image_ne({})".format(", ".join(f"ROW({row})" for row in rows))
+
+    def render_function(self) -> str:
+        """Return CREATE OR REPLACE FUNCTION for the trigger function."""
+        write = self._give() if self.link.cell else self._put()
+        if self.link.upward:
+            body = announce(self.level.migration) + self._guarded(write)
+        else:
+            body = patient(f"{write}\n    RETURN NULL;", "RETURN NULL;", self.level.migration)
+        return _plpgsql(
+            self.link.carry, (), "trigger", f"{self._skip_delete()}{body}RETURN NULL;\n",
+            patient_=not self.link.upward,
+        )  # fmt: skip
+
+    def _skip_delete(self) -> str:
+        """Text that leaves a deletion alone which is not this side's: nothing in a deleted row says who it was."""
+        setting = f"pg_catalog.current_setting({literal('alembic_zero.revision')}, true)"
+        index = self.flight.sync_index(self.flight.level_number(self.level.generation))
+        newer = [
+            level.revision
+            for n, level in enumerate(self.flight.levels, 1)
+            if self.flight.sync_index(n) >= index and level.syncs
+        ]
+        names = f"ARRAY[{', '.join(literal(name) for name in newer)}]::pg_catalog.text[]"
+        is_newer = f"COALESCE({setting} OPERATOR(pg_catalog.=) ANY ({names}), false)"
+        carrying = eq(f"COALESCE(pg_catalog.current_setting({literal(_CARRYING)}, true), '')", literal("on"))
+        if self.link.upward:
+            skip = f"{carrying} OR {is_newer}"
+        else:
+            skip = carrying if self.flight.created else f"{carrying} OR NOT {is_newer}"
+        return f"IF {eq('TG_OP', literal('DELETE'))} AND ({skip}) THEN RETURN NULL; END IF;\n"
+
+    def _guarded(self, write: str) -> str:
+        """Text that keeps an older client's statement from failing: its row is quarantined instead."""
+        table = ident(self.flight.schema, self.flight.name)
+        code = -QUARANTINE_OFFSET - self.level.generation
+        return (
+            f"BEGIN\n    {write}\nEXCEPTION WHEN {RERAISED} THEN RAISE;\nWHEN OTHERS THEN\n"
+            f"  IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n"
+            f"  UPDATE {table} SET {ident(MARKER)} = {code} WHERE ctid OPERATOR(pg_catalog.=) NEW.ctid;\nEND;\n"
+        )
+
+    def _give(self) -> str:
+        give = f"give_{self.link.name}"
+        was = _call(give, self._arguments("OLD"))
+        now = _call(give, self._arguments("NEW"))
+        delete, update = (eq("TG_OP", literal(event)) for event in ("DELETE", "UPDATE"))
+        return (
+            f"IF {delete} THEN PERFORM {was};\n"
+            f"    ELSE\n      IF {update} THEN IF {self._differs(self.link.source.cells)} THEN PERFORM {was}; END IF;"
+            f" END IF;\n      PERFORM {now};\n    END IF;"
+        )
+
+    def _put(self) -> str:
+        old, new = self._arguments("OLD"), self._arguments("NEW")
+        name = self.link.name
+        put, drop = f"put_{name}", _call(f"drop_{name}", old)
+        quiet = "PERFORM pg_catalog.set_config({}, {}, true);"
+        on, off = (quiet.format(literal(_CARRYING), literal(value)) for value in ("on", ""))
+        undone = f"NOT {done_condition(self.flight, f'OLD.{ident(MARKER)}')}"
+        delete, insert = (eq("TG_OP", literal(event)) for event in ("DELETE", "INSERT"))
+        return (
+            f"IF {delete} THEN {on} PERFORM {drop}; {off}\n"
+            f"    ELSIF {insert} THEN PERFORM {_call(put, [*new, *new, 'true'])};\n"
+            f"    ELSE\n      IF {_call(f'moved_{name}', [*old, *new])} THEN\n"
+            f"        IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {on} PERFORM {drop}; {off} END IF;\n"
+            f"      END IF;\n      PERFORM {_call(put, [*new, *old, undone])};\n    END IF;"
+        )
+
+    # -- the triggers ---------------------------------------------------------------------
+
+    def _name(self, event: str) -> str:
+        # Before the server's own foreign key triggers: what they check must have followed by then.
+        return f"!zd_carry_{self.link.name}_{event}"
+
+    def _writer(self) -> str:
+        """Return the condition that the row was written on this link's side."""
+        marker = f"NEW.{ident(MARKER)}"
+        index = self.flight.sync_index(self.flight.level_number(self.level.generation))
+        if self.link.upward:
+            return f"({ge(marker, str(self.base))} AND {lt(marker, str(self.base + index))})"
+        return f"({ge(marker, str(self.base + index))})"
+
+    def triggers(self) -> list[tuple[str, str]]:
+        """Return name and CREATE TRIGGER of each."""
+        undone = f"NOT {done_condition(self.flight, f'OLD.{ident(MARKER)}')}"
+        changed = f"({self._differs(self.link.source.cells)} OR {undone})"
+        whens = {
+            "insert": f"\nWHEN ({self._writer()})",
+            "update": f"\nWHEN ({self._writer()} AND {changed})",
+            "delete": "",
+        }
+        table = ident(self.flight.schema, self.flight.name)
+        function = ident(JOURNAL_SCHEMA, self.link.carry)
+        return [
+            (self._name(event), f"CREATE TRIGGER {ident(self._name(event))} AFTER {event.upper()} ON {table} "
+             f"FOR EACH ROW{when} EXECUTE FUNCTION {function}()")
+            for event, when in whens.items()
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Owed:
+    """The check, when a transaction commits, that no row of a table lacks what older versions need."""
+
+    flight: Flight
+    level: Level
+
+    @property
+    def function(self) -> str:
+        """The trigger function's name."""
+        return f"owed_{self.level.generation}"
+
+    @property
+    def trigger(self) -> str:
+        """The trigger's name."""
+        return f"!zd_owed_{self.level.generation}"
+
+    def _missing(self, row: str) -> str:
+        cells = [ident(str(self.flight.cell(cell).physical)) for cell in self.level.relaxed]
+        return " OR ".join(f"{row}{cell} IS NULL" for cell in cells)
+
+    def render_function(self) -> str:
+        """Return CREATE OR REPLACE FUNCTION for the trigger function."""
+        table = ident(self.flight.schema, self.flight.name)
+        columns = idents(str(self.flight.cell(cell).physical) for cell in self.level.relaxed)
+        message = (
+            f"a row of table {self.flight.schema}.{self.flight.name} would be left without {columns}, which clients of "
+            "the version before need: insert or keep the row that it follows from in the same transaction"
+        )
+        body = (
+            f"IF EXISTS (SELECT FROM {table} WHERE ctid OPERATOR(pg_catalog.=) NEW.ctid AND ({self._missing('')})) THEN\n"
+            f"  RAISE EXCEPTION USING ERRCODE = '23503', MESSAGE = {literal(message)}, "
+            f"SCHEMA = {literal(self.flight.schema)}, TABLE = {literal(self.flight.name)};\nEND IF;\nRETURN NULL;\n"
+        )
+        return _plpgsql(self.function, (), "trigger", body, patient_=False)
+
+    def render_trigger(self) -> tuple[str, str]:
+        """Return name and CREATE CONSTRAINT TRIGGER."""
+        table = ident(self.flight.schema, self.flight.name)
+        return self.trigger, (
+            f"CREATE CONSTRAINT TRIGGER {ident(self.trigger)} AFTER INSERT OR UPDATE ON {table}\n"
+            f"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN ({self._missing('NEW.')})\n"
+            f"EXECUTE FUNCTION {ident(JOURNAL_SCHEMA, self.function)}()"
+        )
