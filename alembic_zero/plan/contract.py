@@ -188,6 +188,8 @@ class Swap:
         statements = [text for view in self.gone for text in bury_view(self.flight, view)]
         statements += [text for view in self.kept for text in drop_view(self.flight, view)]
         statements.append(f"DROP TABLE {self._table}")
+        if self.flight.has_marker:
+            statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(self.flight))}()")
         return statements + self._drop_functions(len(self.flight.levels))
 
     def _statements(self, after: Flight) -> list[str]:
