@@ -217,7 +217,7 @@ class Completion:
                 steps += plan_validation(flight, flight.level_of(target.id), source)
         if tombs:
             steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
-        swaps = self._untie(swaps, target, source, steps)
+        swaps = self._untie(swaps, source, steps)
         steps += severing
         ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]
@@ -232,7 +232,8 @@ class Completion:
         found = read_live_foreign_keys(connection, flight.relation)
         return plan_severing(flight, flight.level_of(target.id), found, source)
 
-    def _untie(self, swaps: list[Swap], target: Migration, source: str, steps: list[Step]) -> list[Swap]:
+    @staticmethod
+    def _untie(swaps: list[Swap], source: str, steps: list[Step]) -> list[Swap]:
         """Add the step that ends the links of everything that is contracted; return the swaps as they are after it."""
         tied = [swap for swap in swaps if is_tied(swap.flight.levels[: swap.level])]
         if not tied:

@@ -146,8 +146,8 @@ def zd_drop_table(table_name: str, *, down: FromTable | None = None, schema: str
     """Drop a table without downtime; it goes when the migration is completed.
 
     :param table_name: name of the table.
-    :param down: :func:`alembic_zero.from_table` with a mapping: until then the table is kept in step with what
-     newer clients write to another one.
+    :param down: :func:`alembic_zero.from_table` with a mapping: until then the table is kept in step with
+     what newer clients write to another one.
     :param schema: schema of the table.
     """
     _invoke("zd_drop_table", table_name, down=down, schema=schema)

@@ -161,7 +161,7 @@ class LinkedTrial(TableTrial):
 
     def _link_rows(self, said: FromTable, *, upward: bool) -> None:
         other = self._other(said)
-        values = dict(said.values) if not isinstance(said.values, str) else {}
+        values = {} if isinstance(said.values, str) else said.values
         columns = {name: self._column(name) for name in values}
         key = self._row_key(said, values)
         self._check_filled(said, values)
@@ -231,20 +231,19 @@ class LinkedTrial(TableTrial):
         with self._savepoint():
             send_single(self._connection, f"CREATE VIEW {self._probe_view} AS SELECT {listed} FROM {tables}{condition}")
             rows = self._run(
-                "SELECT c.oid::regclass::text, CASE c.oid "
-                f"WHEN {literal(self._table)}::regclass THEN 'own' WHEN {literal(other.table)}::regclass THEN 'other' END, "
-                "a.attname FROM pg_rewrite r "
+                f"SELECT c.oid::regclass::text, c.oid = {literal(self._table)}::regclass,"
+                f" c.oid = {literal(other.table)}::regclass, a.attname FROM pg_rewrite r "
                 "JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid "
                 "JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid "
                 "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0 "
-                f"WHERE r.ev_class = {literal(self._probe_view)}::regclass AND c.oid <> r.ev_class AND c.relkind <> 'S' "
-                "ORDER BY a.attnum"
+                f"WHERE r.ev_class = {literal(self._probe_view)}::regclass AND c.oid <> r.ev_class "
+                "AND c.relkind <> 'S' ORDER BY a.attnum"
             ).all()
-        strangers = sorted({row[0] for row in rows if row[1] is None})
+        strangers = sorted({row[0] for row in rows if not (row[1] or row[2])})
         if strangers:
             raise self._refuse(f"the expressions read {', '.join(strangers)}, too", "ZD211")
-        own = list(dict.fromkeys(row[2] for row in rows if row[1] == "own" and row[2]))
-        others = list(dict.fromkeys(row[2] for row in rows if row[1] == "other" and row[2]))
+        own = list(dict.fromkeys(row[3] for row in rows if row[1] and row[3]))
+        others = list(dict.fromkeys(row[3] for row in rows if row[2] and row[3]))
         return own, others
 
     def fail(self, what: str, error: DBAPIError | psycopg.Error) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from alembic_zero.operations.base import check_expression, check_name, refuse_arguments
 
@@ -12,20 +13,21 @@ from alembic_zero.operations.base import check_expression, check_name, refuse_ar
 class FromTable:
     """What :func:`from_table` returns.
 
-    *values* is one expression for a column, (column, expression) pairs for rows.
+    *values* is one expression for a column, a mapping of columns to expressions for rows.
     """
 
+    factory: ClassVar[str] = "from_table"
+
     source: str
-    values: str | tuple[tuple[str, str], ...]
+    values: str | dict[str, str]
     where: str | None = None
     schema: str | None = None
 
     def __repr__(self) -> str:
-        values = self.values if isinstance(self.values, str) else dict(self.values)
         more = "".join(
             f", {name}={value!r}" for name, value in (("where", self.where), ("schema", self.schema)) if value
         )
-        return f"alembic_zero.from_table({self.source!r}, {values!r}{more})"
+        return f"alembic_zero.from_table({self.source!r}, {self.values!r}{more})"
 
 
 def from_table(
@@ -65,7 +67,7 @@ def from_table(
         check_expression(directive, f"values[{column!r}]", expression)
         if expression is None:
             refuse_arguments(directive, f"values[{column!r}] must be SQL text, not None")
-    return FromTable(source, tuple(value_or_values.items()), where, schema)
+    return FromTable(source, dict(value_or_values), where, schema)
 
 
 def check_column_source(directive: str, argument: str, value: object) -> bool:

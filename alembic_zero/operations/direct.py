@@ -183,7 +183,8 @@ def _convert_column(operations: Operations, operation: ZdAlterColumnOp, type_: T
         for constraint in _type_constraints(operations, operation, operation.existing_type):
             operations.impl.drop_constraint(constraint)
     rendered_type = _DIALECT.type_compiler_instance.process(to_instance(type_))
-    alter = f"ALTER TABLE {_quote_table(operation.table_name, operation.schema)} ALTER COLUMN {_quote(operation.column_name)}"
+    table = _quote_table(operation.table_name, operation.schema)
+    alter = f"ALTER TABLE {table} ALTER COLUMN {_quote(operation.column_name)}"
     run_text(operations, f"{alter} TYPE {rendered_type} USING ({_end_line(up)})")
     for constraint in _type_constraints(operations, operation, type_):
         operations.impl.add_constraint(constraint)
@@ -229,7 +230,7 @@ def _fill_column(operations: Operations, operation: ZdTableOperation, column_nam
 
 def _insert_rows(operations: Operations, operation: ZdCreateTableOp, up: FromTable, table: Table) -> None:
     """Make the new table's rows; a row without a key is none."""
-    values = dict(up.values) if not isinstance(up.values, str) else {}
+    values = {} if isinstance(up.values, str) else up.values
     keys = [c.name for c in table.primary_key.columns if c.name in values]
     conditions = [f"({_end_line(values[key])}) IS NOT NULL" for key in keys]
     if up.where is not None:

@@ -17,6 +17,7 @@ from sqlalchemy.schema import FetchedValue, SchemaItem
 from sqlalchemy.sql.elements import conv
 from sqlalchemy.types import TypeEngine
 
+from alembic_zero.operations.across import from_table
 from alembic_zero.operations.dispatch import OPERATION_CLASSES
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.operations.irreversible import IRREVERSIBLE
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: What operations may name of this package's public names.
-VALUES: dict[str, Any] = {"IRREVERSIBLE": IRREVERSIBLE}
+VALUES: dict[str, Any] = {"IRREVERSIBLE": IRREVERSIBLE, "from_table": from_table}
 
 _MODULES: dict[str, Any] = {"sa": sa, "postgresql": postgresql, "alembic_zero": SimpleNamespace(**VALUES)}
 _FUNCTIONS = {"text", "column", "literal_column"}

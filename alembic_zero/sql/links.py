@@ -200,12 +200,13 @@ class LinkSql:
         """Return the statements that find the value of every row by one join."""
         link, table = self.link, found_table(self.link)
         alias = ident(link.target.alias, _TID)
+        value = cast_untyped(str(link.value), str(link.type))
+        both = f"{self._rows(link.target, self.target)}, {self._rows(link.source, self.source, link.order)}"
+        rest = f" WHERE {self._where} ORDER BY {alias}, {self._order()}"
         return [
             f"DROP TABLE IF EXISTS {table}",
             f"CREATE UNLOGGED TABLE {table} (tid tid NOT NULL, value {_untyped(str(link.type))})",
-            f"INSERT INTO {table} SELECT DISTINCT ON ({alias}) {alias}, {cast_untyped(str(link.value), str(link.type))}\n"
-            f"  FROM {self._rows(link.target, self.target)}, {self._rows(link.source, self.source, link.order)}\n"
-            f" WHERE {self._where} ORDER BY {alias}, {self._order()}",
+            f"INSERT INTO {table} SELECT DISTINCT ON ({alias}) {alias}, {value}\n  FROM {both}\n{rest}",
             f"CREATE INDEX ON {table} (tid)",
         ]
 
@@ -404,7 +405,7 @@ def _plpgsql(name: str, types: Sequence[str], returns: str, body: str, *, patien
 
 
 def announce(key: int) -> str:
-    """Return the statement by which a session says, until it ends its transaction, that it may wait for the other side."""
+    """Return the statement by which a session says, until its transaction ends, that it may wait for the target."""
     return f"PERFORM pg_catalog.pg_advisory_xact_lock_shared({_LOCK_CLASS}, {key});\n"
 
 
@@ -563,10 +564,15 @@ class Carry:
         table = ident(self.flight.schema, self.flight.name)
         function = ident(JOURNAL_SCHEMA, self.link.carry)
         return [
-            (self._name(event), f"CREATE TRIGGER {ident(self._name(event))} AFTER {event.upper()} ON {table} "
-             f"FOR EACH ROW{when} EXECUTE FUNCTION {function}()")
+            (
+                self._name(event),
+                (
+                    f"CREATE TRIGGER {ident(self._name(event))} AFTER {event.upper()} ON {table} FOR EACH ROW{when}\n"
+                    f"EXECUTE FUNCTION {function}()"
+                ),
+            )
             for event, when in whens.items()
-        ]  # fmt: skip
+        ]
 
 
 @dataclass(frozen=True)
@@ -598,8 +604,9 @@ class Owed:
             f"a row of table {self.flight.schema}.{self.flight.name} would be left without {columns}, which clients of "
             "the version before need: insert or keep the row that it follows from in the same transaction"
         )
+        row = f"ctid OPERATOR(pg_catalog.=) NEW.ctid AND ({self._missing('')})"
         body = (
-            f"IF EXISTS (SELECT FROM {table} WHERE ctid OPERATOR(pg_catalog.=) NEW.ctid AND ({self._missing('')})) THEN\n"
+            f"IF EXISTS (SELECT FROM {table} WHERE {row}) THEN\n"
             f"  RAISE EXCEPTION USING ERRCODE = '23503', MESSAGE = {literal(message)}, "
             f"SCHEMA = {literal(self.flight.schema)}, TABLE = {literal(self.flight.name)};\nEND IF;\nRETURN NULL;\n"
         )

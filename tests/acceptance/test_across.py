@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
 from tests.support.harness import OUTCOMES, Case, new, old, outcome_id, outcomes_of
-from tests.support.server import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import psycopg
+
+    from tests.support.server import Database
 
 S01 = Case(
     "S01_one_to_many_to_many_to_many",
@@ -91,7 +95,6 @@ S01 = Case(
         "SELECT account_id, user_id, role FROM account_users": [(1, 1, "boss"), (2, 4, "second")],
     },
 )  # fmt: skip
-
 
 
 def _and_commit(statement: str) -> Callable[[psycopg.Connection[Any]], object]:
@@ -297,7 +300,6 @@ S06 = Case(
 )  # fmt: skip
 
 CASES = [S01, S02, *S05, S06]
-
 
 
 @pytest.mark.parametrize(("case", "outcome"), outcomes_of(*CASES), ids=outcome_id)

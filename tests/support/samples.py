@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from alembic_zero import IRREVERSIBLE
+from alembic_zero.operations.across import from_table
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
@@ -48,7 +49,9 @@ def _columns() -> list[ZdOperation]:
         ZdAddColumnOp("t", sa.Column("a", sa.String(5, collation="C"), server_default=sa.FetchedValue())),
         ZdAddColumnOp("t", sa.Column("a", postgresql.ARRAY(sa.Text, dimensions=1))),
         ZdAddColumnOp("t", sa.Column("a", sa.Text().with_variant(postgresql.CITEXT(), "postgresql"))),
+        ZdAddColumnOp("t", sa.Column("a", sa.Text), up=from_table("s", ODD, "s.id = t.id", schema="x")),
         ZdDropColumnOp("users", "a"),
+        ZdDropColumnOp("users", "a", down=from_table("s", "b", where=ODD)),
         ZdDropColumnOp("users", ODD, down=ODD, schema=ODD, _reverse=sa.Column(ODD, sa.Text)),
         ZdDropColumnOp("users", "a", down=IRREVERSIBLE),
     ]
@@ -103,7 +106,11 @@ def _tables() -> list[ZdOperation]:
         ZdCreateTableOp(ODD, [sa.Column("a", sa.Integer), sa.Column("b", sa.Text), sa.PrimaryKeyConstraint("a", "b")]),
         ZdCreateTableOp("p", [sa.Column("a", sa.Date)], postgresql_partition_by="RANGE (a)"),
         ZdRenameTableOp("a", ODD, schema="s"),
+        ZdCreateTableOp(
+            "t", [sa.Column("a", sa.Integer, primary_key=True)], up=from_table("s", {"a": "b", ODD: ODD}, ODD)
+        ),
         ZdDropTableOp("t"),
+        ZdDropTableOp("t", down=from_table("s", {"a": "b"}, schema=ODD)),
         ZdDropTableOp(ODD, schema=ODD, _reverse=ZdCreateTableOp(ODD, [sa.Column("a", sa.Text)], schema=ODD)),
     ]
 

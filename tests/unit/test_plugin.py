@@ -66,6 +66,7 @@ print(json.dumps(sorted(sys.modules)))
         "alembic_zero.autogenerate.render",
         "alembic_zero.errors",
         "alembic_zero.operations",
+        "alembic_zero.operations.across",
         "alembic_zero.operations.base",
         "alembic_zero.operations.columns",
         "alembic_zero.operations.dispatch",
