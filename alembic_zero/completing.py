@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import read_facts, read_live_foreign_keys, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.execute.sending import send
+from alembic_zero.lens.lens import Flight
 from alembic_zero.names import MARKER, client_suffix, internal_name, version_schema
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
@@ -17,6 +19,7 @@ from alembic_zero.plan.links import is_tied, plan_untie
 from alembic_zero.plan.references import plan_severing
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_remaining
+from alembic_zero.sql.enums import rename_type
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
 
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
     from alembic_zero.execute.executor import Executor
     from alembic_zero.execute.journal import Migration, State
-    from alembic_zero.lens.lens import Flight
     from alembic_zero.workplace import Workplace
 
 # A client that has just closed its connection is listed until its server process has ended.
@@ -222,10 +224,20 @@ class Completion:
         ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]
         steps += [swap.plan_arrival(source) for swap in ordered if swap.detour is not None]
+        steps += self._types(target, source)
         steps += self._custom(target, source)
         if buried:
             steps.append(Step("older versions", Kind.TRANSACTION, source, tuple(buried), forward_only=True))
-        return Plan("contract", tuple(steps))
+        return Plan("contract", tuple(self._renamed(step, target) for step in steps))
+
+    def _renamed(self, step: Step, target: Migration) -> Step:
+        """Return a step after which newer levels know enums by their final names."""
+        if not step.state:
+            return step
+        flight = Flight.from_json(step.state)
+        for enum in [e for m in self._state.in_flight if m.id <= target.id for e in _extras(m).enums]:
+            flight = flight.with_texts(partial(rename_type, before=enum.type, after=enum.final))
+        return replace(step, state=flight.to_json())
 
     @staticmethod
     def _severing(connection: Any, flight: Flight, target: Migration, source: str) -> list[Step]:
@@ -265,16 +277,25 @@ class Completion:
         facts = read_facts(connection, flight.schema, flight.name)
         return Swap(flight, flight.level_of(target.id), facts, gone, kept, version)
 
+    def _types(self, target: Migration, source: str) -> list[Step]:
+        """Return the step that puts new enums in the place of former ones, which no table has any more."""
+        statements = tuple(text for m in self._state.in_flight if m.id <= target.id for text in _extras(m).types)
+        return [Step("types", Kind.TRANSACTION, source, statements, forward_only=True)] if statements else []
+
     def _custom(self, target: Migration, source: str) -> list[Step]:
         steps = []
         for migration in self._state.in_flight:
-            if migration.id > target.id or not migration.extras:
+            if migration.id > target.id:
                 continue
-            statements = Extras.from_json(migration.extras).contract
+            statements = _extras(migration).contract
             if statements:
                 name = f"contract SQL of {migration.revision}"
                 steps.append(Step(name, Kind.TRANSACTION, source, tuple(statements), cost="unknown", forward_only=True))
         return steps
+
+
+def _extras(migration: Migration) -> Extras:
+    return Extras.from_json(migration.extras) if migration.extras else Extras()
 
 
 def is_forward_only(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> bool:

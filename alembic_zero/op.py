@@ -15,7 +15,7 @@ import alembic_zero.operations  # noqa: F401
 from alembic_zero.autogenerate import render as _render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alembic.op import *  # noqa: F403 - the stub is what a type checker is to see here
     from sqlalchemy import Column, Table
@@ -151,6 +151,49 @@ def zd_drop_table(table_name: str, *, down: FromTable | None = None, schema: str
     :param schema: schema of the table.
     """
     _invoke("zd_drop_table", table_name, down=down, schema=schema)
+
+
+def zd_create_enum(name: str, *values: str | Sequence[str], schema: str | None = None) -> None:
+    r"""Create an enum type.
+
+    :param name: name of the enum.
+    :param \*values: its labels in their order, or one sequence of them.
+    :param schema: schema of the enum.
+    """
+    _invoke("zd_create_enum", name, *values, schema=schema)
+
+
+def zd_alter_enum(
+    name: str,
+    values: Sequence[str],
+    *,
+    up: Mapping[str, str | None] | None = None,
+    down: Mapping[str, str | None] | None = None,
+    existing_values: Sequence[str] | None = None,
+    schema: str | None = None,
+) -> None:
+    """Add, rename, remove or reorder the labels of an enum without downtime.
+
+    :param name: name of the enum.
+    :param values: all labels that it is to have, in their order.
+    :param up: what former labels become: labels among *values*, or None for NULL. Those that stay
+     may be left out.
+    :param down: what clients of the revision before read for new labels: former labels, or None for
+     NULL. Labels that stay, and those that a single former one becomes, may be left out.
+    :param existing_values: the former labels, should the operation have to be reversed.
+    :param schema: schema of the enum.
+    """
+    _invoke("zd_alter_enum", name, values, up=up, down=down, existing_values=existing_values, schema=schema)
+
+
+def zd_drop_enum(name: str, *, existing_values: Sequence[str] | None = None, schema: str | None = None) -> None:
+    """Drop an enum type; it stays for old clients until the migration is completed.
+
+    :param name: name of the enum.
+    :param existing_values: its labels, should the operation have to be reversed.
+    :param schema: schema of the enum.
+    """
+    _invoke("zd_drop_enum", name, existing_values=existing_values, schema=schema)
 
 
 def zd_execute(

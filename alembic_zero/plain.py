@@ -7,7 +7,10 @@ import functools
 import json
 import types
 import typing
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @functools.cache
@@ -33,6 +36,16 @@ def _load(kind: Any, value: Any) -> Any:
     return value
 
 
+def _with_texts(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _with_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_texts(item, change) for item in value]
+    return value
+
+
 class PlainData:
     """Mixin for frozen dataclasses that the journal stores as JSON."""
 
@@ -43,6 +56,10 @@ class PlainData:
     def to_json(self) -> str:
         """Return :meth:`to_plain` as JSON text."""
         return json.dumps(self.to_plain())
+
+    def with_texts(self, change: Callable[[str], str]) -> Self:
+        """Return the object with every text in it, however deep, replaced by what *change* makes of it."""
+        return self.from_plain(_with_texts(self.to_plain(), change))
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -26,7 +26,8 @@ from sqlalchemy.exc import CompileError, DBAPIError
 
 from alembic_zero.operations.base import ZdOperation, ZdTableOperation
 from alembic_zero.operations.columns import ZdAddColumnOp
-from alembic_zero.operations.direct import run_directly
+from alembic_zero.operations.direct import note_created, run_directly
+from alembic_zero.operations.enums import ZdCreateEnumOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.tables import ZdCreateTableOp
 from alembic_zero.plan.items import Item, Ordinary
@@ -96,6 +97,8 @@ class RecordingOperations(Operations):
         if isinstance(operation, ZdCreateTableOp) or self._recorder.creates(operation):
             with self._recorder.on_behalf_of(operation):
                 return self._create(operation)
+        if isinstance(operation, ZdCreateEnumOp):
+            note_created(self, operation)
         self._recorder.add(operation)
         return None
 

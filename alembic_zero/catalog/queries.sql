@@ -362,3 +362,96 @@ SELECT a.attname AS name
 -- Whether ALTER DEFAULT PRIVILEGES says anything about new relations of this role.
 SELECT EXISTS (SELECT FROM pg_default_acl d
                 WHERE d.defaclobjtype = 'r' AND d.defaclrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) AS found
+
+-- name: enum
+-- An enum with its labels in order, owner, rights (NULL: as by default) and comment.
+SELECT t.oid::bigint AS oid, format_type(t.oid, NULL) AS type,
+       CASE WHEN t.typowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)
+            THEN pg_get_userbyid(t.typowner) END AS owner,
+       ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) AS labels,
+       obj_description(t.oid, 'pg_type') AS comment,
+       CASE WHEN t.typacl IS NOT NULL THEN
+            (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END, x.is_grantable)
+                                       ORDER BY x.grantee), '[]')
+               FROM aclexplode(t.typacl) AS x) END AS grants
+  FROM pg_type t
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE n.nspname = :schema AND t.typname = :name AND t.typtype = 'e'
+
+-- name: enums
+-- The enums of users, for a person who has mistyped one.
+SELECT n.nspname AS schema, t.typname AS name
+  FROM pg_type t
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE t.typtype = 'e' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'alembic_zero', '_zd_trial')
+   AND COALESCE(obj_description(n.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%'
+ ORDER BY 1, 2
+
+-- name: schema_types
+-- Enums of a schema.
+SELECT t.typname AS name
+  FROM pg_type t
+  JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE n.nspname = :schema AND t.typtype = 'e'
+ ORDER BY 1
+
+-- name: type_tables
+-- Tables with a column of an enum, or of an array of it, roots of partition trees only.
+SELECT DISTINCT n.nspname AS schema, c.relname AS name
+  FROM pg_attribute a
+  JOIN pg_type t ON t.oid = a.atttypid
+  JOIN pg_class c ON c.oid = a.attrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE :oid IN (t.oid, t.typelem) AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND n.nspname NOT IN ('_zd_trial', 'alembic_zero')
+ ORDER BY 1, 2
+
+-- name: type_users
+-- Whatever depends on an enum or an array of it, apart from our own views, functions and triggers;
+-- for what belongs to a table, that table.
+SELECT DISTINCT n.nspname AS schema, c.relname AS table, c.oid::bigint AS oid,
+       CASE WHEN o.relkind IN ('v', 'm') THEN pg_describe_object('pg_class'::regclass, o.oid, 0)
+            ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS object
+  FROM pg_depend d
+  JOIN pg_type t ON t.oid = d.refobjid AND :oid IN (t.oid, t.typelem)
+  LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+  LEFT JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid
+  LEFT JOIN pg_constraint con ON d.classid = 'pg_constraint'::regclass AND con.oid = d.objid
+  LEFT JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
+  LEFT JOIN pg_statistic_ext s ON d.classid = 'pg_statistic_ext'::regclass AND s.oid = d.objid
+  LEFT JOIN pg_class o ON o.oid = COALESCE(r.ev_class, CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid END)
+  LEFT JOIN pg_class c ON c.relkind IN ('r', 'p')
+        AND c.oid = COALESCE(f.adrelid, NULLIF(con.conrelid, 0), i.indrelid, s.stxrelid, o.oid)
+  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_namespace vn ON vn.oid = o.relnamespace
+ WHERE d.refclassid = 'pg_type'::regclass
+   AND NOT (d.classid = 'pg_type'::regclass AND d.deptype IN ('i', 'a') AND EXISTS (
+            SELECT FROM pg_type own WHERE own.oid = d.objid AND own.typelem = :oid))
+   AND NOT (o.relkind IS NOT DISTINCT FROM 'v'
+            AND (vn.nspname = 'alembic_zero' OR COALESCE(obj_description(vn.oid, 'pg_namespace'), '') LIKE 'alembic_zero:%'))
+   AND NOT EXISTS (SELECT FROM pg_proc p WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+                      AND p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero'))
+   AND NOT EXISTS (SELECT FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+                    WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+                      AND p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero'))
+ ORDER BY 1, 2, 4
+
+-- name: partition_key
+-- The columns of a table's partition key.
+SELECT a.attname AS name
+  FROM pg_partitioned_table p
+  CROSS JOIN LATERAL unnest(p.partattrs::int2[]) AS k(attnum)
+  JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = k.attnum
+ WHERE p.partrelid = :oid
+ ORDER BY 1
+
+-- name: type_columns
+-- Columns of an enum, or of arrays of it, in the tables of users.
+SELECT n.nspname AS schema, c.relname AS table, c.oid::bigint AS oid, a.attname AS column, t.oid <> :oid AS array
+  FROM pg_attribute a
+  JOIN pg_type t ON t.oid = a.atttypid
+  JOIN pg_class c ON c.oid = a.attrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE :oid IN (t.oid, t.typelem) AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+   AND n.nspname NOT IN ('_zd_trial', 'alembic_zero')
+ ORDER BY 1, 2, a.attnum

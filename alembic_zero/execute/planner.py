@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import find_table, in_order, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.catalog.snapshot import TableFacts
+from alembic_zero.execute.enums import EnumTrials
 from alembic_zero.execute.following import Following
 from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
@@ -21,11 +22,13 @@ from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER, version_schema
 from alembic_zero.operations.base import ZdTableOperation
+from alembic_zero.operations.enums import ZdCreateEnumOp, ZdEnumOperation
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp
 from alembic_zero.plain import PlainData
 from alembic_zero.plan.draft import new_draft
+from alembic_zero.plan.enums import EnumFlight, plan_types
 from alembic_zero.plan.expand import (
     plan_backfill,
     plan_columns,
@@ -42,6 +45,7 @@ from alembic_zero.plan.outline import outline
 from alembic_zero.plan.policy import check_columns, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
+from alembic_zero.sql.enums import create_type, drop_type
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
@@ -58,11 +62,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Extras(PlainData):
-    """What a revision's own SQL wants done later, in order, and the calls that it consists of."""
+    """What a revision's own SQL wants done later, in order, and the calls that it consists of.
+
+    :param types: what becomes of enums, once the tables are contracted.
+    :param enums: the enums that are in flight until then.
+    """
 
     contract: tuple[str, ...] = ()
     has_text: bool = False
     operations: tuple[StoredOperation, ...] = ()
+    types: tuple[str, ...] = ()
+    enums: tuple[EnumFlight, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
             statements, foreign_keys = render_plain(operation, options)
             parts += [*statements, *map(str, foreign_keys)]
             parts += [repr(getattr(operation, name, None)) for name in ("up", "down")]
+        elif isinstance(operation, ZdEnumOperation):
+            parts.append(repr(sorted(vars(operation).items())))
         elif isinstance(operation, ZdExecuteOp):
             parts += [*operation.expand, *operation.contract, *operation.rollback]
         elif isinstance(operation, Ordinary):
@@ -115,6 +127,8 @@ class Planner:
     _next_generation: int = 1
     _position: int = 0
     _released: bool = False
+    _created: set[tuple[str, str]] = field(default_factory=set)
+    _enums: EnumTrials = field(init=False)
 
     def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
         """Return the plan for *items*.
@@ -126,14 +140,21 @@ class Planner:
             self.rules.set_timeout(connection)
             send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
             following = Following(connection, self.state.flights, revision, self.default_schema, self.server.version)
+            self._created = set(created_tables(items, self.default_schema))
+            self._enums = EnumTrials(
+                connection, revision, self.default_schema, self.state.flights, flying_enums(self.state), self._trials
+            )
             for position, item in enumerate(items):
                 self._try(connection, position, item, following)
+            self._enums.apply(items, partial(self._resolve_last, connection, items))
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
-        prelude = [text for item in items for text in definitions(item)]
+        types = plan_types(self._enums.changes, revision, self._enums.holders)
+        prelude = [text for item in items for text in definitions(item, self.default_schema)]
+        prelude += [text for step in types for text in step.statements]
         for group in groups(flights):
             self._rehearse(group, prelude, self._created_texts(items, group))
-        return self._assemble(items, flights)
+        return self._assemble(items, flights, types)
 
     # -- the trial ------------------------------------------------------------------------
 
@@ -146,7 +167,9 @@ class Planner:
         operation = item.operation
         if isinstance(operation, Ordinary):
             self._check_ordinary(item, operation)
-        for text in harmless_texts(item):
+        if isinstance(operation, ZdEnumOperation):
+            self._enums.check(item, operation)
+        for text in harmless_texts(item, self.default_schema):
             self._try_text(connection, item, text)
         if isinstance(operation, Ordinary | ZdExecuteOp):
             return
@@ -200,6 +223,15 @@ class Planner:
         else:
             savepoint.commit()
 
+    def _resolve_last(
+        self, connection: Connection, items: Sequence[Item], item: Item, schema: str, name: str
+    ) -> LinkedTrial:
+        """Return a table's trial for what *item* does after all items."""
+        last = len(items)
+        created = (schema, name) in self._created
+        self._position = last if created else next((n for n, one in enumerate(items) if one is item), last)
+        return self._resolve(connection, item, schema, name)
+
     def _resolve(self, connection: Connection, item: Item, schema: str | None, name: str) -> LinkedTrial:
         """Return the trial of a table, for the operation at the current position."""
         schema = schema or self.default_schema
@@ -250,7 +282,7 @@ class Planner:
             flying = {f.relation: f for f in self.state.flights}
             flight = flying.get(link.relation) or self._take_off(connection, link.relation, link.schema, link.table)
             facts = read_facts(connection, flight.schema, flight.name)
-            check_table(items[position], facts, self.server)
+            check_table(items[min(position, len(items) - 1)], facts, self.server)
             self._positions[flight.id] = [position]
             self._followers[flight.id] = new_draft(flight, facts, self._take_generation())
             return self._followers[flight.id]
@@ -344,6 +376,9 @@ class Planner:
 
         In a session of its own: one that has run a trigger before keeps its old plan (REDTEAM B5).
         """
+        group = [f for f in group if f.created or (f.schema, f.name) not in self._created]
+        if not group:
+            return
         step = plan_columns([(f, self._drafts[f.id].facts) for f in group], "rehearsal")
         if not step.statements:
             return
@@ -386,9 +421,9 @@ class Planner:
 
     # -- the plan -------------------------------------------------------------------------
 
-    def _assemble(self, items: Sequence[Item], flights: dict[int, Flight]) -> Expansion:
+    def _assemble(self, items: Sequence[Item], flights: dict[int, Flight], types: Sequence[Step]) -> Expansion:
         facts = {oid: draft.facts for oid, draft in self._drafts.items()}
-        steps: list[Step] = []
+        steps = list(types)
         contract: list[str] = []
         hoisted: set[int] = set()
         for position, item in enumerate(items):
@@ -402,16 +437,25 @@ class Planner:
                 if positions[0] == position:
                     steps += self._hoist(items, positions, hoisted)
                     steps.append(plan_columns([(f, facts[f.id]) for f in group], item.describe()))
+        for group in groups(flights):
+            if all(p >= len(items) for flight in group for p in self._positions[flight.id]):
+                source = f"revision {group[0].levels[-1].revision!r}"
+                steps.append(plan_columns([(f, facts[f.id]) for f in group], source))
         steps += self._row_steps(flights, facts)
         # Not those of followers: a schema that the project does not know needs no version of its own.
-        schemas = {flights[oid].schema for oid in self._trials} | {
-            i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema
-        }
+        schemas = {c.facts.schema for c in self._enums.changes} | {flights[oid].schema for oid in self._trials}
+        schemas |= {i.operation.schema for i in items if isinstance(i.operation, Ordinary) and i.operation.schema}
         text = any(isinstance(i.operation, Ordinary) and i.operation.kind == "sql" for i in items)
         return Expansion(
             Plan("expand", tuple(steps)),
             tuple(flights.values()),
-            Extras(tuple(contract), text, store_operations(items)),
+            Extras(
+                tuple(contract),
+                text,
+                store_operations(items),
+                tuple(self._enums.contract),
+                tuple(c.flight for c in self._enums.changes),
+            ),
             self._next_generation - 1,
             tuple(sorted(schemas)),
             outline(items, steps, self._positions),
@@ -443,8 +487,8 @@ class Planner:
         All operations on a table become one step, in the place of the first.
         """
         steps = []
-        for position in range(positions[0], positions[-1]):
-            if position not in hoisted and harmless_texts(items[position]):
+        for position in range(positions[0], min(max(positions), len(items))):
+            if position not in hoisted and harmless_texts(items[position], self.default_schema):
                 hoisted.add(position)
                 steps += self._own_steps(items[position])
         return steps
@@ -456,6 +500,11 @@ class Planner:
             return [self._ordinary_step(item, operation)]
         if isinstance(operation, ZdExecuteOp) and (operation.expand or operation.rollback):
             return [_custom_step("expand", item, operation.expand, operation.rollback)]
+        if isinstance(operation, ZdCreateEnumOp):
+            schema = operation.schema or self.default_schema
+            return [Step(f"type {schema}.{operation.name}", Kind.TRANSACTION, item.describe(),
+                         tuple(definitions(item, self.default_schema)),
+                         inverse=(drop_type(schema, operation.name),))]  # fmt: skip
         return []
 
     def _ordinary_step(self, item: Item, operation: Ordinary) -> Step:
@@ -507,7 +556,21 @@ def _touch_one(table: str, column: str, target: str) -> str:
     )
 
 
-def harmless_texts(item: Item) -> list[str]:
+def flying_enums(state: State) -> dict[tuple[str, str], EnumFlight]:
+    """Return the enums in flight by schema and name, each as the newest version has it."""
+    extras = [Extras.from_json(m.extras) for m in state.in_flight if m.extras]
+    return {(enum.schema, enum.name): enum for one in extras for enum in one.enums}
+
+
+def created_tables(items: Sequence[Item], default_schema: str) -> Iterator[tuple[str, str]]:
+    """Yield schema and name of every table that the upgrade creates."""
+    for item in items:
+        operation = item.operation
+        if isinstance(operation, Ordinary) and operation.kind == "create_table":
+            yield operation.schema or default_schema, str(operation.table)
+
+
+def harmless_texts(item: Item, default_schema: str) -> list[str]:
     """Return an item's statements that can be tried: they lock nothing that clients use.
 
     Types, functions and tables that later operations may need; never something that takes long.
@@ -515,16 +578,18 @@ def harmless_texts(item: Item) -> list[str]:
     operation = item.operation
     if isinstance(operation, Ordinary) and (operation.created or operation.kind == "create_table"):
         return [] if operation.autocommit else [operation.text]
-    return definitions(item)
+    return definitions(item, default_schema)
 
 
-def definitions(item: Item) -> list[str]:
+def definitions(item: Item, default_schema: str) -> list[str]:
     """Return an item's statements that define a type, a function or the like, which columns may need."""
     operation = item.operation
     if isinstance(operation, Ordinary) and not operation.autocommit and operation.kind == "sql":
         return [operation.text] if _creates_definition(operation.text) else []
     if isinstance(operation, ZdExecuteOp):
         return [text for text in operation.expand if _creates_definition(text)]
+    if isinstance(operation, ZdCreateEnumOp):
+        return [create_type(operation.schema or default_schema, operation.name, operation.values)]
     return []
 
 

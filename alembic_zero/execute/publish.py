@@ -10,6 +10,7 @@ from alembic_zero.catalog.snapshot import Grant, TableFacts
 from alembic_zero.names import JOURNAL_SCHEMA, TOMBSTONE_COMMENT, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.contract import tombstone_of
+from alembic_zero.sql.enums import TYPES_COMMENT
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.views import (
     VersionSchema,
@@ -70,9 +71,11 @@ class Publisher:
         with qualified_names(self.connection):
             for schema in schemas:
                 name = version_schema(revision, schema)
-                statements += self.prune(name)
+                # Types of this version wait here already.
+                held = self._holds_types(name)
+                statements += self._clear(name)[: -1 if held else None]
                 grants = tuple(Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema))
-                statements += render_schema(VersionSchema(name, revision, schema, grants))
+                statements += render_schema(VersionSchema(name, revision, schema, grants))[1 if held else 0 :]
                 statements += self._views(name, schema)
         return statements
 
@@ -117,7 +120,13 @@ class Publisher:
         return bool(read_rows(self.connection, "default_grants")[0]["found"])
 
     def prune(self, view_schema: str) -> list[str]:
-        """Return the statements that remove a tombstone, none if there is none."""
+        """Return the statements that remove a tombstone, none if there is none, or if a version is on its way there."""
+        return [] if self._holds_types(view_schema) else self._clear(view_schema)
+
+    def _holds_types(self, view_schema: str) -> bool:
+        return bool(read_rows(self.connection, "schema_types", schema=view_schema))
+
+    def _clear(self, view_schema: str) -> list[str]:
         rows = read_rows(self.connection, "schema_comment", schema=view_schema)
         if not rows or not (rows[0]["comment"] or "").startswith(TOMBSTONE_COMMENT):
             return []
@@ -182,5 +191,6 @@ class Publisher:
         return [
             schema
             for schema in schemas
-            if read_rows(self.connection, "schema_comment", schema=version_schema(revision, schema))
+            for row in read_rows(self.connection, "schema_comment", schema=version_schema(revision, schema))
+            if not (row["comment"] or "").startswith(TYPES_COMMENT)
         ]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from alembic_zero.catalog.snapshot import Column, ForeignKey, TableFacts, TableSpec
     from alembic_zero.operations.base import ZdTableOperation
+    from alembic_zero.plan.enums import EnumChange
     from alembic_zero.plan.items import Item
 
 _PROBE = "_zd_probe"
@@ -242,6 +243,60 @@ class TableTrial:
         serial = owned is not None and owned.owned_sequence is not None
         # Two defaults would take two numbers for each row.
         return before.default == after.default and (serial or (before.default or "").startswith("nextval("))
+
+    def retype(self, item: Item, change: EnumChange) -> None:
+        """Give every column of an enum a copy of the new type; what names the type or its labels follows.
+
+        :raises RefusedError: something of the table cannot follow; the message says what.
+        """
+        self._item = item
+        draft, before = self.draft, self.draft.spec
+        columns = [c for c in before.columns if change.concerns(c)]
+        after = change.retyped(before, lambda problem: self._refuse(problem, "ZD232"))
+        replaced, copies = {}, {}
+        for column in columns:
+            retyped = after.column(column.name)
+            assert retyped is not None  # noqa: S101 - the same names
+            self._check_retypable(column, change)
+            replaced[column.name] = draft.cells[draft.shape[column.name]]
+            copy = copies[column.name] = self._new_cell(retyped)
+            draft.ups.append(self._probe("up", change.expression(column, upwards=True), before, copy, retyped))
+            draft.sources[copy.id] = replaced[column.name].id
+        try:
+            for statement in [f"DROP TABLE {self._table}", *ddl.create_copy(after, TRIAL_SCHEMA)]:
+                self._run(statement)
+        except DBAPIError as error:
+            raise self._refuse(f"with the enum's new labels: {describe_error(error)}", cause=error) from error
+        self._refresh({name: copy.id for name, copy in copies.items()})
+        for column in columns:
+            down = change.expression(column, upwards=False)
+            draft.downs.append(self._probe("down", down, draft.spec, replaced[column.name], column))
+
+    def _check_retypable(self, column: Column, change: EnumChange) -> None:
+        name = column.name
+        cell = self.draft.shape[name]
+        self._check_droppable(name)
+        for other in self.draft.spec.columns:
+            if other.generated and (other == column or name in self._read_inputs_quietly(str(other.default))):
+                raise self._refuse(
+                    f"generated column {other.name!r} depends on the enum; drop it and add another", "ZD204"
+                )
+        if self.draft.cells[cell].physical in self._partition_key():
+            raise self._refuse(f"column {name!r} is part of the table's partition key", "ZD204")
+        for mapping, nulled in ((change.up, "up"), (change.down, "down")):
+            labels = [label for label, became in mapping.items() if became is None]
+            if column.not_null and labels:
+                raise self._refuse(
+                    f"column {name!r} is NOT NULL, and {nulled}= makes NULL of label {labels[0]!r}", "ZD231"
+                )
+
+    def _read_inputs_quietly(self, expression: str) -> tuple[str, ...]:
+        with self._savepoint():
+            return self._read_inputs(expression, self.draft.spec)
+
+    def _partition_key(self) -> set[str]:
+        rows = read_rows(self._connection, "partition_key", oid=self.draft.facts.oid)
+        return {row["name"] for row in rows}
 
     def _copies(self, operation: ZdAlterColumnOp, before: Column, after: Column) -> bool:
         """Return whether the change needs a column of its own; name, default and comment do not."""

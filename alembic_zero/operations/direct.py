@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from alembic.operations.ops import AlterColumnOp
 from alembic.util.sqla_compat import _copy as copy_column
 from sqlalchemy import Column, Computed, Constraint, Dialect, Identity, PrimaryKeyConstraint, Table, inspect
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.types import to_instance
 
 from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp
+from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp
@@ -65,11 +67,22 @@ def run_directly(operations: Operations, operation: ZdOperation) -> Any:
         return _add_column(operations, operation, operation.up)
     if isinstance(operation, ZdAlterColumnOp):
         return _alter_column(operations, operation)
+    if isinstance(operation, ZdAlterEnumOp):
+        return run_text(operations, operation.render_block())
+    if isinstance(operation, ZdCreateEnumOp):
+        note_created(operations, operation)
     (plain,) = operation.plain_operations()
     result = operations.invoke(plain)
     if isinstance(operation, ZdCreateTableOp) and operation.up is not None:
         _insert_rows(operations, operation, operation.up, result)
     return result
+
+
+def note_created(operations: Operations, operation: ZdCreateEnumOp) -> None:
+    """Keep SQLAlchemy from creating the enum once more with a table that has a column of it."""
+    operations.migration_context.impl.memo.setdefault(f"pg_{ENUM.__visit_name__}", set()).add(
+        (operation.schema, operation.name)
+    )
 
 
 def run_text(operations: Operations, statement: str) -> None:

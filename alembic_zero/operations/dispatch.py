@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alembic.operations import Operations
 
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp, ZdDropEnumOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
@@ -27,6 +28,9 @@ OPERATION_CLASSES: tuple[type[ZdOperation], ...] = (
     ZdCreateTableOp,
     ZdRenameTableOp,
     ZdDropTableOp,
+    ZdCreateEnumOp,
+    ZdAlterEnumOp,
+    ZdDropEnumOp,
     ZdExecuteOp,
 )
 

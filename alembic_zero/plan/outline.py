@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alembic_zero.operations.enums import ZdDropEnumOp
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.plan.step import Kind, LockMode
 
@@ -44,3 +45,5 @@ def _locks(item: Item, steps: Sequence[Step], tables: set[int]) -> Iterator[str]
         yield f"zd-complete: {LockMode.ACCESS_EXCLUSIVE}, metadata only"
     elif isinstance(item.operation, ZdExecuteOp) and item.operation.contract:
         yield "zd-complete: locks as the statements take, cost unknown"
+    elif isinstance(item.operation, ZdDropEnumOp):
+        yield "zd-complete: no lock on a table, metadata only"

@@ -18,6 +18,9 @@ SETUP = """
     CREATE TABLE orgs (id integer PRIMARY KEY);
     CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer DEFAULT 1, note text);
     COMMENT ON COLUMN users.age IS 'years';
+    CREATE TYPE mood AS ENUM ('sad', 'ok');
+    CREATE TYPE unused AS ENUM ('a');
+    CREATE TABLE feelings (mood mood);
     INSERT INTO orgs VALUES (1), (2);
     INSERT INTO users VALUES (1, 'Ada', 36, NULL), (2, 'Alan', NULL, 'x');
 """
@@ -44,6 +47,21 @@ PLANS = {
     ),
     "zd_rename_table": ("op.zd_rename_table('users', 'people')", ["zd-complete: ACCESS EXCLUSIVE, metadata only"]),
     "zd_drop_table": ("op.zd_drop_table('users')", ["zd-complete: ACCESS EXCLUSIVE, metadata only"]),
+    "zd_create_enum": (
+        "op.zd_create_enum('state', 'on', 'off')",
+        ["type public.state: ACCESS SHARE, metadata only"],
+    ),
+    "zd_alter_enum": (
+        "op.zd_alter_enum('mood', ['ok', 'bad'], up={'sad': 'bad'})",
+        [
+            "schema zd_r2: ACCESS SHARE, metadata only",
+            "type zd_r2.mood: ACCESS SHARE, metadata only",
+            "expand public.feelings: ACCESS EXCLUSIVE, metadata only",
+            "backfill public.feelings: ROW EXCLUSIVE, scans and updates every row",
+            "zd-complete: ACCESS EXCLUSIVE, metadata only",
+        ],
+    ),
+    "zd_drop_enum": ("op.zd_drop_enum('unused')", ["zd-complete: no lock on a table, metadata only"]),
     "zd_execute": (
         "op.zd_execute(expand='SELECT 1', contract='SELECT 2')",
         ["expand SQL of r2: ", "zd-complete: locks as the statements take, cost unknown"],

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql
 from alembic_zero import IRREVERSIBLE
 from alembic_zero.operations.across import from_table
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp, ZdDropEnumOp
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
 
@@ -24,7 +25,7 @@ ODD = "o'd\"d %s \\ :x é\n\"\"\"'''"
 
 def samples() -> list[ZdOperation]:
     """Return new operations; each call gives others, so that no test sees what another did to them."""
-    return [*_columns(), *_altered(), *_tables(), *_others()]
+    return [*_columns(), *_altered(), *_tables(), *_enums(), *_others()]
 
 
 def _columns() -> list[ZdOperation]:
@@ -112,6 +113,25 @@ def _tables() -> list[ZdOperation]:
         ZdDropTableOp("t"),
         ZdDropTableOp("t", down=from_table("s", {"a": "b"}, schema=ODD)),
         ZdDropTableOp(ODD, schema=ODD, _reverse=ZdCreateTableOp(ODD, [sa.Column("a", sa.Text)], schema=ODD)),
+    ]
+
+
+def _enums() -> list[ZdOperation]:
+    label = ODD[:20]
+    return [
+        ZdCreateEnumOp("e", ["a"]),
+        ZdCreateEnumOp(ODD, ["a", label], schema="s"),
+        ZdAlterEnumOp("e", ["a", "b"]),
+        ZdAlterEnumOp(
+            ODD,
+            ["a", label],
+            up={"c": label, "d": None},
+            down={label: "c"},
+            existing_values=["a", "c", "d"],
+            schema="s",
+        ),
+        ZdDropEnumOp("e"),
+        ZdDropEnumOp(ODD, existing_values=["a", label], schema="s"),
     ]
 
 
