@@ -12,7 +12,7 @@ from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.execute.sending import send
 from alembic_zero.lens.lens import Flight
-from alembic_zero.names import MARKER, client_suffix, internal_name, version_schema
+from alembic_zero.names import MARKER, internal_name
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.links import is_tied, plan_untie
@@ -152,7 +152,7 @@ class Completion:
             time.sleep(0.1)
 
     def _old_clients(self, executor: Executor, target: Migration) -> list[str]:
-        suffixes = {client_suffix(m.revision): m.revision for m in self._gone(target)}
+        suffixes = {s: m.revision for m in self._gone(target) for s in self._workplace.client_suffixes(m)}
         return [
             f"pid {row['pid']} of version {revision}"
             for row in read_rows(executor.bare, "clients")
@@ -261,10 +261,11 @@ class Completion:
     def _swap(
         self, connection: Any, flight: Flight, target: Migration, handled: dict[str, list[str]], version: int
     ) -> Swap:
-        gone, kept = [], []
+        gone, kept, seen = [], [], set()
         for migration in self._state.published:
             level = flight.level_of(migration.id)
-            view_schema = version_schema(migration.revision, flight.schema)
+            view_schema = self._workplace.journal.view_schema(migration.revision, flight.schema)
+            seen.add(view_schema)
             existing = {row["name"] for row in read_rows(connection, "views", schema=view_schema)}
             name = flight.spec_at(level).name
             if name not in existing or any(one.dropped for one in flight.levels[:level]):
@@ -275,7 +276,9 @@ class Completion:
             else:
                 kept.append(PublishedView(view_schema, level))
         facts = read_facts(connection, flight.schema, flight.name)
-        return Swap(flight, flight.level_of(target.id), facts, gone, kept, version)
+        rows = read_rows(connection, "views_of_table", oid=flight.relation)
+        others = [(row["schema"], row["name"]) for row in rows if row["schema"] not in seen]
+        return Swap(flight, flight.level_of(target.id), facts, gone, kept, version, others=others)
 
     def _types(self, target: Migration, source: str) -> list[Step]:
         """Return the step that puts new enums in the place of former ones, which no table has any more."""

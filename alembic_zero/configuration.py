@@ -19,14 +19,16 @@ class Settings:
     """What ``configure`` was told beyond Alembic's own arguments.
 
     :param schemas: schemas with tables of the project, beside the default one and the metadata's.
+    :param project: what tells this project from others in the same database with equal revision ids.
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
     """
 
-    def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0) -> None:
+    def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0, project: str | None = None) -> None:
         self.schemas = tuple(schemas)
         self.lock_budget_s = lock_budget_s
+        self.project = project
         self.direct = False
 
 
@@ -36,6 +38,7 @@ def configure(
     *,
     zd_schemas: Sequence[str] = (),
     zd_lock_budget_s: float = 120.0,
+    zd_project: str | None = None,
     **kw: Any,
 ) -> None:
     """Configure Alembic's context for zero-downtime migrations.
@@ -47,6 +50,9 @@ def configure(
     :param zd_schemas: schemas with tables of the project, beside the default schema and those of
      ``target_metadata``.
     :param zd_lock_budget_s: seconds, by the wall clock, that one step tries to get its locks.
+    :param zd_project: a name for this project. Needed where two projects, each with a version table of its own,
+     keep tables in one schema of one database, or have a table's schema in common: their revision ids may be equal.
+     Applications give the same to ``pin_engine(project=)``. Not to be changed later.
     :param kw: everything else that ``context.configure`` takes.
     :raises RefusedError: the connection's search_path holds a version schema.
     """
@@ -56,7 +62,7 @@ def configure(
     original = _original(kw.pop("fn", None) or environment.context_opts.get("fn"))
     if original is not None:
         kw["fn"] = _wrapped(original)
-    settings = Settings(zd_schemas, zd_lock_budget_s)
+    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project)
     environment.configure(connection=connection, alembic_zero=settings, **kw)
 
 

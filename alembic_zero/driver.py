@@ -52,13 +52,13 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
         with translated_errors("zd-init", "alembic zd-init"):
             _adopt(workplace, state, current, schemas)
     _commit(workplace)
-    workplace.report(f"published {version_schema(current, workplace.default_schema)}")
+    workplace.report(f"published {workplace.journal.view_schema(current, workplace.default_schema)}")
 
 
 def _adopt(workplace: Workplace, state: State, current: str, schemas: tuple[str, ...]) -> None:
     connection = workplace.connection
     workplace.journal.create(connection)
-    number = workplace.read_state().next_migration
+    number = workplace.journal.reserve_number(connection)
     publisher = workplace.publisher(())
     for old in state.published:
         workplace.run_on_env(publisher.tomb_functions(old.revision, old.schemas, current))
@@ -186,5 +186,6 @@ def zd_schema(
     resolved = (
         wanted if wanted == base_revision else version_name(s.revision for s in script.get_revisions(wanted) if s)
     )
-    path = ", ".join(ident(name) for name in (version_schema(resolved, schema), *names))
+    view_schema = version_schema(resolved, schema, context.opts["alembic_zero"].project)
+    path = ", ".join(ident(name) for name in (view_schema, *names))
     reporting.print_lines(context, [f"SET search_path TO {path};"])

@@ -22,25 +22,31 @@ VERSION_COMMENT = "alembic_zero: version"
 TOMBSTONE_COMMENT = "alembic_zero: tombstone"
 
 _PLAIN_REVISION = re.compile(r"[a-z0-9_]{1,40}")
-_PLAIN_SUFFIX = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_PLAIN_SUFFIX = re.compile(r"[A-Za-z0-9_.-]+(@[A-Za-z0-9_-]+)?(:[A-Za-z0-9_-]+)?")
+_MAX_SUFFIX = 40
+_SEPARATORS = re.compile(r"[@:]")
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 # One more than the longest plain revision: a hashed name can then never equal a plain one.
 _HASHED_LENGTH = 41
 _MAX_SLUG = 24
 
 
-def version_schema(revision: str, schema: str = "public") -> str:
+def version_schema(revision: str, schema: str = "public", project: str | None = None) -> str:
     """Return the name of the schema in which clients of *revision* find the tables of *schema*.
 
     Pure: the same arguments give the same name in every release. Lower-case ASCII,
     never in need of quoting, at most 63 bytes. ``zd_<revision>`` for an ordinary
     revision and ``public``; otherwise readable beginnings of both and a digest.
+
+    :param project: as for ``alembic_zero.configure(zd_project=)``.
     """
-    if schema == "public" and _PLAIN_REVISION.fullmatch(revision):
+    if schema == "public" and project is None and _PLAIN_REVISION.fullmatch(revision):
         return f"zd_{revision}"
-    readable = revision if schema == "public" else f"{schema}_{revision}"
+    parts = [project or "", "" if schema == "public" else schema, revision]
+    readable = "_".join(part for part in parts if part)
     slug = _NOT_SLUG.sub("_", readable.lower()).strip("_")[:_MAX_SLUG].rstrip("_") or "x"
-    digest = _digest(schema, revision)[: _HASHED_LENGTH - 1 - len(slug)]
+    named = (schema, revision) if project is None else (schema, revision, project)
+    digest = _digest(*named)[: _HASHED_LENGTH - 1 - len(slug)]
     return f"zd_{slug}_{digest}"
 
 
@@ -57,20 +63,29 @@ def internal_name(*parts: str) -> str:
     return f"{shorten(joined, MAX_BYTES - 1 - len(digest))}_{digest}"
 
 
-def client_suffix(revision: str) -> str:
+def client_suffix(revision: str, schema: str = "public", project: str | None = None) -> str:
     """Return how the ``application_name`` of every client pinned to *revision* ends.
 
     Printable ASCII, as the server replaces everything else in that setting, and at most
     46 bytes. No suffix is the end of another one.
+
+    :param schema: the client's default schema: revision ids of two projects may be equal.
     """
+    parts = [revision] if schema == "public" and project is None else [revision, schema, project or ""]
+    name = revision + ("" if schema == "public" else f"@{schema}") + ("" if project is None else f":{project}")
+    plain = len(name) <= _MAX_SUFFIX and _PLAIN_SUFFIX.fullmatch(name) and not _SEPARATORS.search("".join(parts))
     # "#" is not in the plain alphabet: a digest cannot be taken for a revision.
-    name = revision if _PLAIN_SUFFIX.fullmatch(revision) else f"#{_digest(revision)[:32]}"
-    return f" [zd:{name}]"
+    return f" [zd:{name}]" if plain else f" [zd:#{_digest(*parts)[:32]}]"
 
 
-def client_name(application_name: str, revision: str) -> str:
+def revision_setting(revision: str, project: str | None = None) -> str:
+    """Return the value of ``alembic_zero.revision``, by which the triggers know a session's version."""
+    return revision if project is None else f"{project}/{revision}"
+
+
+def client_name(application_name: str, revision: str, schema: str = "public", project: str | None = None) -> str:
     """Return *application_name* with :func:`client_suffix` complete, in at most 63 bytes."""
-    suffix = client_suffix(revision)
+    suffix = client_suffix(revision, schema, project)
     own = application_name.removesuffix(suffix)
     return shorten(own, MAX_BYTES - len(suffix)) + suffix
 

@@ -10,7 +10,6 @@ from sqlalchemy import text
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
-from alembic_zero.names import client_suffix
 from alembic_zero.sql import journal as sql
 from alembic_zero.workplace import version_name
 
@@ -87,7 +86,7 @@ def _phase(state: State) -> str:
 def _clients(workplace: Workplace, state: State) -> dict[str, int]:
     rows = read_rows(workplace.connection, "clients")
     return {
-        m.revision: sum(row["application_name"].endswith(client_suffix(m.revision)) for row in rows)
+        m.revision: sum(row["application_name"].endswith(workplace.client_suffixes(m)) for row in rows)
         for m in state.migrations
     }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import read_live_foreign_keys, read_rows
 from alembic_zero.execute.planner import Extras
-from alembic_zero.names import base_revision, version_schema
+from alembic_zero.names import base_revision
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
@@ -95,7 +95,7 @@ class Rollback:
     ) -> list[PublishedView]:
         level = flight.level_of(migration.id)
         name = flight.spec_at(level).name
-        view_schema = version_schema(migration.revision, flight.schema)
+        view_schema = self._workplace.journal.view_schema(migration.revision, flight.schema)
         existing = {row["name"] for row in read_rows(connection, "views", schema=view_schema)}
         if name not in existing or flight.levels[level - 1].dropped:
             return []

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from alembic_zero.completing import is_forward_only
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Extras, Planner, digest_items
-from alembic_zero.names import version_schema
 from alembic_zero.operations.base import ZdOperation
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.stored import describe_edit, store_operations
@@ -289,8 +288,8 @@ class Road:
         workplace = self._workplace
         schemas = workplace.schemas(self._state)
         workplace.journal.create(workplace.connection)
-        state = workplace.read_state()
-        migration = Migration(state.next_migration, self._target, self._current, "current", schemas)
+        number = workplace.journal.reserve_number(workplace.connection)
+        migration = Migration(number, self._target, self._current, "current", schemas)
         workplace.journal.add_migration(workplace.connection, migration, 0)
         workplace.run_on_env(workplace.publisher(()).statements(self._target, schemas))
 
@@ -324,7 +323,7 @@ class Road:
 
     def _begin(self, items: list[Item], digest: str, executor: Any, options: dict[str, Any]) -> Migration:
         workplace = self._workplace
-        number = self._state.next_migration
+        number = workplace.journal.reserve_number(workplace.connection)
         planner = Planner(
             workplace.sessions, workplace.journal, self._state, executor.server, executor.rules,
             workplace.default_schema, options,
@@ -339,6 +338,14 @@ class Road:
         workplace.commit()
         with executor.work.begin():
             workplace.journal.create(executor.work)
+            if workplace.journal.read_generation(executor.work) != self._state.last_generation:
+                raise MigrationError(
+                    "another project's command has begun a migration in this database meanwhile; nothing was changed: "
+                    "run this one again",
+                    code="ZD303",
+                    revision=self._target,
+                    next_command=f"alembic {self._command} {self._target}",
+                )
             workplace.journal.add_migration(executor.work, migration, expansion.last_generation)
         return migration
 
@@ -354,5 +361,5 @@ class Road:
             )
         statements = workplace.publisher(state.flights).statements(migration.revision, migration.schemas)
         workplace.run_on_env(statements)
-        schema = version_schema(migration.revision, workplace.default_schema)
+        schema = workplace.journal.view_schema(migration.revision, workplace.default_schema)
         workplace.report(f"published {schema}; when every client uses it: alembic zd-complete")

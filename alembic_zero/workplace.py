@@ -17,7 +17,7 @@ from alembic_zero.execute.locks import LockRules
 from alembic_zero.execute.publish import Publisher
 from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
-from alembic_zero.names import base_revision
+from alembic_zero.names import base_revision, client_suffix
 from alembic_zero.operations.errors import MigrationError, RefusedError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from alembic_zero.configuration import Settings
+    from alembic_zero.execute.journal import Migration
     from alembic_zero.lens.lens import Flight
 
 _LOCK_CLASS = 1_514_427_763
@@ -75,7 +76,7 @@ class Workplace:
         self.settings: Settings = context.opts["alembic_zero"]
         self.default_schema = _default_schema(self.connection)
         self.version_table = (context.version_table_schema or self.default_schema, context.version_table)
-        self.journal = Journal(".".join(self.version_table))
+        self.journal = Journal(".".join(self.version_table), self.settings.project)
         self._sessions: Sessions | None = None
         self._guard: Connection | None = None
 
@@ -194,7 +195,13 @@ class Workplace:
         server = read_server(connection)
         published = self.journal.read(connection).published
         latest = published[-1].revision if published else None
-        return Publisher(connection, server.version, flights, frozenset({self.version_table}), latest)
+        others = self.journal.read_others(connection)
+        hidden = frozenset({self.version_table})
+        return Publisher(connection, server.version, flights, hidden, latest, self.journal.name, others)
+
+    def client_suffixes(self, migration: Migration) -> tuple[str, ...]:
+        """Return how the application_name of clients pinned to a version may end, whatever their default schema is."""
+        return tuple(client_suffix(migration.revision, schema, self.journal.name) for schema in migration.schemas)
 
     def run_on_env(self, statements: Sequence[str]) -> None:
         """Run statements in env.py's transaction: the last act of a command, together with the version."""

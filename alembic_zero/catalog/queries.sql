@@ -302,6 +302,17 @@ SELECT c.relname AS name
  WHERE n.nspname = :schema AND c.relkind = 'v'
  ORDER BY c.relname
 
+-- name: views_of_table
+-- Views of version schemas that read a table directly.
+SELECT DISTINCT n.nspname AS schema, v.relname AS name
+  FROM pg_depend d
+  JOIN pg_rewrite r ON r.oid = d.objid
+  JOIN pg_class v ON v.oid = r.ev_class AND v.relkind = 'v'
+  JOIN pg_namespace n ON n.oid = v.relnamespace
+ WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
+   AND obj_description(n.oid, 'pg_namespace') LIKE 'alembic_zero: version%'
+ ORDER BY 1, 2
+
 -- name: schema_comment
 -- The comment of a schema, by which version schemas and tombstones are told from users' schemas.
 SELECT n.oid::bigint AS oid, obj_description(n.oid, 'pg_namespace') AS comment

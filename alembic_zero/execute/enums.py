@@ -72,6 +72,7 @@ class EnumTrials:
     :param flights: tables in flight, as they are before this upgrade.
     :param flying: enums in flight by schema and name, each as its newest version has it.
     :param trials: the trials of tables that the upgrade changes, which grow in number here.
+    :param project: the project's name, if it has one.
     :param holders: the schemas in which new types wait, and whether they have to be created.
     """
 
@@ -81,6 +82,7 @@ class EnumTrials:
     flights: Sequence[Flight]
     flying: Mapping[tuple[str, str], EnumFlight]
     trials: Mapping[int, TableTrial]
+    project: str | None = None
     changes: list[EnumChange] = field(default_factory=list)
     contract: list[str] = field(default_factory=list)
     holders: dict[str, bool] = field(default_factory=dict)
@@ -138,7 +140,7 @@ class EnumTrials:
             if place not in known | dropped:
                 facts = self._read(*place)
                 same: dict[str, str | None] = {label: label for label in facts.labels}
-                holder = version_schema(self.revision, facts.schema)
+                holder = version_schema(self.revision, facts.schema, self.project)
                 self.changes.append(EnumChange(facts, holder, "", facts.labels, same, same))
 
     def _check_former(self, item: Item, place: tuple[str, str], flight: EnumFlight) -> None:
@@ -195,7 +197,7 @@ class EnumTrials:
             self.changes[self.changes.index(earlier)] = earlier.then(operation.values, up, down)
             return
         # The server says what the new type is called, once there is one.
-        self.changes.append(EnumChange(facts, version_schema(self.revision, schema), "", operation.values, up, down))
+        self.changes.append(EnumChange(facts, version_schema(self.revision, schema, self.project), "", operation.values, up, down))
 
     def _complete(
         self, item: Item, operation: ZdAlterEnumOp, facts: EnumFacts, before: Labels

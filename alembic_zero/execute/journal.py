@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
 from alembic_zero.execute.sending import send
 from alembic_zero.lens.lens import Flight
+from alembic_zero.names import version_schema
 from alembic_zero.plan.step import Plan
 from alembic_zero.sql import journal as sql
 
@@ -46,8 +47,9 @@ class State:
     exists: bool
     migrations: tuple[Migration, ...] = ()
     flights: tuple[Flight, ...] = ()
-    last_generation: int = 0
-    next_migration: int = 1
+    # Other projects count on, too: that is no change of this one's state.
+    last_generation: int = field(default=0, compare=False)
+    next_migration: int = field(default=1, compare=False)
 
     @property
     def unfinished(self) -> Migration | None:
@@ -66,13 +68,19 @@ class State:
 
 
 class Journal:
-    """The journal of one project, told from others by its version table.
+    """The journal of one project, told from others by its version table and name.
 
-    :param project: the version table's qualified name.
+    :param version_table: the version table's qualified name.
+    :param name: the name that the project has been given, if any; names of its version schemas derive from it.
     """
 
-    def __init__(self, project: str) -> None:
-        self.project = project
+    def __init__(self, version_table: str, name: str | None = None) -> None:
+        self.name = name
+        self.project = version_table if name is None else f"{version_table} as {name}"
+
+    def view_schema(self, revision: str, schema: str) -> str:
+        """Return the name of the version schema of *revision* for the tables of *schema*."""
+        return version_schema(revision, schema, self.name)
 
     def read(self, connection: Connection) -> State:
         """Return the whole state; an absent journal is an empty one."""
@@ -87,6 +95,27 @@ class Journal:
             last_generation=connection.execute(text(sql.LAST_GENERATION)).scalar_one(),
             next_migration=connection.execute(text(sql.NEXT_MIGRATION)).scalar_one(),
         )
+
+    def read_others(self, connection: Connection) -> tuple[Flight, ...]:
+        """Return the tables that other projects have in flight."""
+        if not connection.execute(text(sql.EXISTS)).scalar_one():
+            return ()
+        rows = connection.execute(text(sql.OTHER_FLIGHTS), {"project": self.project}).all()
+        return tuple(replace(Flight.from_json(row[1]), relation=row[2] or 0) for row in rows)
+
+    def reserve_number(self, connection: Connection) -> int:
+        """Return a number for a migration that no other project's command takes meanwhile; 1 for the very first."""
+        if not connection.execute(text(sql.EXISTS)).scalar_one():
+            return 1
+        lowest = int(connection.execute(text(sql.NEXT_MIGRATION)).scalar_one())
+        number = 0
+        while number < lowest:
+            number = int(connection.execute(text(sql.RESERVE_NUMBER)).scalar_one())
+        return number
+
+    def read_generation(self, connection: Connection) -> int:
+        """Return the last generation, and keep other projects from taking one until the transaction ends."""
+        return int(connection.execute(text(f"{sql.LAST_GENERATION} FOR UPDATE")).scalar_one())
 
     def create(self, connection: Connection) -> None:
         """Create the journal's schema and tables unless they are there."""

@@ -20,7 +20,7 @@ from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
-from alembic_zero.names import MARKER, version_schema
+from alembic_zero.names import MARKER
 from alembic_zero.operations.base import ZdTableOperation
 from alembic_zero.operations.enums import ZdCreateEnumOp, ZdEnumOperation
 from alembic_zero.operations.errors import RefusedError
@@ -142,8 +142,9 @@ class Planner:
             following = Following(connection, self.state.flights, revision, self.default_schema, self.server.version)
             self._created = set(created_tables(items, self.default_schema))
             self._enums = EnumTrials(
-                connection, revision, self.default_schema, self.state.flights, flying_enums(self.state), self._trials
-            )
+                connection, revision, self.default_schema, self.state.flights, flying_enums(self.state), self._trials,
+                self.journal.name,
+            )  # fmt: skip
             for position, item in enumerate(items):
                 self._try(connection, position, item, following)
             self._enums.apply(items, partial(self._resolve_last, connection, items))
@@ -250,6 +251,7 @@ class Planner:
                 revision=item.revision,
                 table=f"{schema}.{name}",
             )
+        self._check_not_shared(connection, item, flight)
         facts = read_facts(connection, flight.schema, flight.name)
         check_table(item, facts, self.server)
         return self._add_trial(connection, flight, facts)
@@ -281,6 +283,7 @@ class Planner:
             position = self._positions[cause.flight.id][0]
             flying = {f.relation: f for f in self.state.flights}
             flight = flying.get(link.relation) or self._take_off(connection, link.relation, link.schema, link.table)
+            self._check_not_shared(connection, items[position], flight)
             facts = read_facts(connection, flight.schema, flight.name)
             check_table(items[min(position, len(items) - 1)], facts, self.server)
             self._positions[flight.id] = [position]
@@ -305,12 +308,25 @@ class Planner:
             ) from error
         spec = read_spec(connection, TRIAL_SCHEMA, operation.table_name)
         spec = at_home(replace(spec, foreign_keys=tuple(foreign_keys)), schema)
-        flight = replace(first_shape(spec, _CREATED + self._next_generation), created=True)
+        flight = replace(first_shape(spec, _CREATED + self._next_generation), created=True, project=self.journal.name)
         names = tuple(column.name for column in spec.columns)
         facts = TableFacts(flight.id, schema, spec.name, self.server.role, "r", 0, 0, physical_names=names)
         trial = self._add_trial(connection, flight, facts, copied=True)
         self._positions.setdefault(flight.id, []).append(self._position)
         return trial
+
+    def _check_not_shared(self, connection: Connection, item: Item, flight: Flight) -> None:
+        """Refuse a table that another project has in flight: its columns and triggers are that project's."""
+        if flight.relation in {other.relation for other in self.journal.read_others(connection)}:
+            name = f"{flight.schema}.{flight.name}"
+            raise RefusedError(
+                f"{item.describe()}: table {name} is in flight for another project (another version table) of this "
+                "database; nothing was changed",
+                code="ZD241",
+                revision=item.revision,
+                table=name,
+                next_command="alembic zd-complete, in that project",
+            )
 
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
         for flight in self.state.flights:
@@ -331,8 +347,12 @@ class Planner:
             # A restored database may give this table a number that another one has taken off with.
             identity += 1
         published = self.state.published
-        order = read_column_order(connection, version_schema(published[-1].revision, schema), name) if published else []
-        return replace(new_flight(connection, facts, order), id=identity)
+        order = (
+            read_column_order(connection, self.journal.view_schema(published[-1].revision, schema), name)
+            if published
+            else []
+        )
+        return replace(new_flight(connection, facts, order), id=identity, project=self.journal.name)
 
     def _finish(self, connection: Connection, migration: int, revision: str) -> dict[int, Flight]:
         flights = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.catalog.reader import in_order, qualified_names, read_column_order, read_facts, read_rows, read_spec
 from alembic_zero.catalog.snapshot import Grant, TableFacts
-from alembic_zero.names import JOURNAL_SCHEMA, TOMBSTONE_COMMENT, version_schema
+from alembic_zero.names import JOURNAL_SCHEMA, TOMBSTONE_COMMENT, VERSION_COMMENT, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.contract import tombstone_of
 from alembic_zero.sql.enums import TYPES_COMMENT
@@ -40,6 +40,8 @@ class Publisher:
     """Publishes one revision for all schemas of a project.
 
     :param hidden: (schema, table) pairs that versions do not show: the version table.
+    :param project: the project's name, if it has one.
+    :param others: tables that other projects have in flight: versions show them as they were before.
     :param latest: the newest version that is published already, whose column order is kept.
     """
 
@@ -48,6 +50,12 @@ class Publisher:
     flights: Sequence[Flight]
     hidden: frozenset[tuple[str, str]]
     latest: str | None = None
+    project: str | None = None
+    others: Sequence[Flight] = ()
+
+    def view_schema(self, revision: str, schema: str) -> str:
+        """Return the name of the version schema of *revision* for the tables of *schema*."""
+        return version_schema(revision, schema, self.project)
 
     def check(self, revision: str, schemas: Sequence[str]) -> None:
         """Refuse a revision whose version schema is taken by something that is not ours.
@@ -55,12 +63,12 @@ class Publisher:
         :raises RefusedError: says by what.
         """
         for schema in schemas:
-            name = version_schema(revision, schema)
+            name = self.view_schema(revision, schema)
             rows = read_rows(self.connection, "schema_comment", schema=name)
             if rows and not (rows[0]["comment"] or "").startswith(TOMBSTONE_COMMENT):
                 raise RefusedError(
-                    f"revision {revision!r}: schema {name} exists already ({rows[0]['comment'] or 'no comment'}); "
-                    "nothing was changed",
+                    f"revision {revision!r}: schema {name} exists already ({rows[0]['comment'] or 'no comment'})"
+                    f"{_advice(rows[0]['comment'])}; nothing was changed",
                     code="ZD240",
                     revision=revision,
                 )
@@ -70,7 +78,7 @@ class Publisher:
         statements: list[str] = []
         with qualified_names(self.connection):
             for schema in schemas:
-                name = version_schema(revision, schema)
+                name = self.view_schema(revision, schema)
                 # Types of this version wait here already.
                 held = self._holds_types(name)
                 statements += self._clear(name)[: -1 if held else None]
@@ -82,16 +90,19 @@ class Publisher:
     def _views(self, view_schema: str, schema: str) -> list[str]:
         statements: list[str] = []
         flights = {f.relation: f for f in self.flights}
+        levels = {f.relation: len(f.levels) for f in self.flights} | {f.relation: 0 for f in self.others}
+        flights |= {f.relation: f for f in self.others}
         for row in read_rows(self.connection, "schema_views", schema=schema):
             if (schema, row["name"]) in self.hidden:
                 continue
             flight = flights.get(row["oid"])
             if flight is None:
                 statements += self._plain_view(view_schema, schema, row)
-            elif not any(level.dropped for level in flight.levels):
+            elif levels[row["oid"]] in flight.shown_levels and not any(
+                level.dropped for level in flight.levels[: levels[row["oid"]]]
+            ):
                 facts = read_facts(self.connection, flight.schema, flight.name)
-                level = len(flight.levels)
-                view = view_of_flight(view_schema, flight, level, facts, self.server_version)
+                view = view_of_flight(view_schema, flight, levels[row["oid"]], facts, self.server_version)
                 statements += render_view(replace(view, default_grants=self._default_grants()))
         return statements
 
@@ -110,7 +121,9 @@ class Publisher:
         comments = dict(row["columns"])
         # A contract leaves copied columns at the table's end; clients go on seeing them where they were.
         order = (
-            read_column_order(self.connection, version_schema(self.latest, schema), row["name"]) if self.latest else []
+            read_column_order(self.connection, self.view_schema(self.latest, schema), row["name"])
+            if self.latest
+            else []
         )
         columns = [ViewColumn(name, name, comment=comments[name]) for name in in_order(list(comments), order)]
         view = view_of_table(view_schema, facts, columns, row["comment"], self.server_version)
@@ -138,7 +151,7 @@ class Publisher:
         return [
             text
             for schema in self._existing(revision, schemas)
-            for text in render_tomb_functions(version_schema(revision, schema), revision, successor)
+            for text in render_tomb_functions(self.view_schema(revision, schema), revision, successor)
         ]
 
     def bury(
@@ -156,7 +169,7 @@ class Publisher:
         """
         statements: list[str] = []
         for schema in self._existing(revision, schemas):
-            name = version_schema(revision, schema)
+            name = self.view_schema(revision, schema)
             for row in read_rows(self.connection, "views", schema=name):
                 if row["name"] not in handled.get(name, ()):
                     statements += self._bury_view(name, schema, row["name"])
@@ -191,6 +204,16 @@ class Publisher:
         return [
             schema
             for schema in schemas
-            for row in read_rows(self.connection, "schema_comment", schema=version_schema(revision, schema))
+            for row in read_rows(self.connection, "schema_comment", schema=self.view_schema(revision, schema))
             if not (row["comment"] or "").startswith(TYPES_COMMENT)
         ]
+
+
+def _advice(comment: str | None) -> str:
+    """Return what to do about a live version schema that another project must have made."""
+    if not (comment or "").startswith(VERSION_COMMENT):
+        return ""
+    return (
+        ": another project of this database, with another version table, has a revision of that id; give this one a "
+        "name with alembic_zero.configure(zd_project=...) and pin_engine(project=...)"
+    )

@@ -166,7 +166,8 @@ class Flight(PlainData):
 
     *id* is the table's oid when it took off, and part of names ever after; *relation* its oid now,
     another one in a database that was restored from a dump. A *created* table is shown by no version
-    below its first level.
+    below its first level. *project* is the name of the project, which tells its revisions from those
+    of others.
     """
 
     id: int
@@ -183,6 +184,7 @@ class Flight(PlainData):
     has_marker: bool = False
     relation: int = 0
     created: bool = False
+    project: str | None = None
 
     def cell(self, cell_id: str) -> Cell:
         """Return the cell with this id."""

@@ -12,7 +12,7 @@ from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import ident, literal
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
-from alembic_zero.sql.views import inner_name, render_flattened, render_tombstone, view_of_flight
+from alembic_zero.sql.views import inner_name, render_flattened, render_tombstone, render_view, view_of_flight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,6 +120,7 @@ class Swap:
 
     :param gone: views of versions that end here; they become tombstones.
     :param kept: views of the version that is completed and of newer ones.
+    :param others: views of other projects' versions over the table, which show what is its oldest shape.
     :param detour: name that the table gets first, because another one still holds its new name.
     """
 
@@ -130,6 +131,7 @@ class Swap:
     kept: Sequence[PublishedView]
     server_version: int
     detour: str | None = None
+    others: Sequence[tuple[str, str]] = ()
 
     @property
     def after(self) -> Flight:
@@ -157,6 +159,7 @@ class Swap:
         """Return the step: one transaction, all locks first, retried whole."""
         after = self.after
         locks = [view_lock(self.flight, v) for v in (*self.gone, *self.kept)]
+        locks += [Lock(ident(*other), LockMode.ACCESS_EXCLUSIVE, view=True) for other in self.others]
         locks.append(table_lock(self.flight, LockMode.ACCESS_EXCLUSIVE))
         return Step(
             f"contract {self.flight.schema}.{self.flight.name}",
@@ -187,6 +190,7 @@ class Swap:
     def _drop_table(self) -> list[str]:
         statements = [text for view in self.gone for text in bury_view(self.flight, view)]
         statements += [text for view in self.kept for text in drop_view(self.flight, view)]
+        statements += self._drop_others()
         statements.append(f"DROP TABLE {self._table}")
         if self.flight.has_marker:
             statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(self.flight))}()")
@@ -194,7 +198,7 @@ class Swap:
 
     def _statements(self, after: Flight) -> list[str]:
         statements = [text for view in self.gone for text in bury_view(self.flight, view)]
-        statements += self._flatten()
+        statements += self._drop_others() + self._flatten()
         if self.flight.has_marker:
             statements += drop_triggers(self.flight)
         statements += self._move_sequences() + self._drop_columns() + self._renames()
@@ -209,7 +213,17 @@ class Swap:
             statements += [sync.render_function(), *sync.render_triggers()]
         elif self.flight.has_marker:
             statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(self.flight))}()")
-        return statements + self._drop_functions(self.level)
+        return statements + self._show_others(after) + self._drop_functions(self.level)
+
+    def _drop_others(self) -> list[str]:
+        return [f"DROP VIEW IF EXISTS {ident(*other)}" for other in self.others]
+
+    def _show_others(self, after: Flight) -> list[str]:
+        """Show other projects the table as it is now: what they know of it is only where it is."""
+        # Under a name that is on its way the table would be shown under the wrong one.
+        schemas = dict.fromkeys(schema for schema, _ in self.others) if self.detour is None else {}
+        views = [view_of_flight(schema, after, 0, self.facts, self.server_version) for schema in schemas]
+        return [text for view in views for text in render_view(view)]
 
     def _flatten(self) -> list[str]:
         """Put views straight on the base table that need no marker any more, those of newer versions too."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, event
 
 from alembic_zero.errors import PinError
-from alembic_zero.names import TOMBSTONE_COMMENT, VERSION_COMMENT, client_name, version_schema
+from alembic_zero.names import TOMBSTONE_COMMENT, VERSION_COMMENT, client_name, revision_setting, version_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +55,11 @@ class _Pin:
     revision: str
     schema: str | None
     schemas: tuple[str, ...]
+    project: str | None = None
+
+    def view_schema(self, schema: str) -> str:
+        """Return the version schema for the tables of *schema*."""
+        return version_schema(self.revision, schema, self.project)
 
 
 def pin_engine(
@@ -64,6 +69,7 @@ def pin_engine(
     script_location: str | Path | None = None,
     schema: str | None = None,
     schemas: Sequence[str] = (),
+    project: str | None = None,
 ) -> Engine:
     """Pin *engine*, in place, to one revision's version schema, and return it.
 
@@ -83,11 +89,12 @@ def pin_engine(
         ``current_schema()`` if left out.
     :param schemas: schemas that models name with ``schema=``; they are translated to their
         version schemas by ``schema_translate_map`` (which leaves ``text()`` alone).
+    :param project: what env.py gives to ``alembic_zero.configure`` as ``zd_project``, if it does.
     :raises PinError: at once if the engine cannot be pinned, at connect if the version
         schema is missing, completed away or out of reach.
     """
     _check_engine(engine)
-    pin = _Pin(_find_revision(revision, script_location), schema, tuple(schemas))
+    pin = _Pin(_find_revision(revision, script_location), schema, tuple(schemas), project)
     options = engine.get_execution_options()
     earlier: _Pin | None = options.get(_OPTION)
     if earlier is not None:
@@ -166,7 +173,7 @@ def _check_same_pin(earlier: _Pin, pin: _Pin) -> None:
         )
     if earlier != pin:
         raise PinError(
-            f"the engine is already pinned to revision {pin.revision!r} with other schemas",
+            f"the engine is already pinned to revision {pin.revision!r} with other schemas or another project",
             code="ZD603",
             revision=pin.revision,
         )
@@ -181,7 +188,7 @@ def _translate_map(existing: Mapping[str | None, str | None], pin: _Pin) -> dict
             code="ZD603",
             revision=pin.revision,
         )
-    return {**existing, **{name: version_schema(pin.revision, name) for name in pin.schemas}}
+    return {**existing, **{name: pin.view_schema(name) for name in pin.schemas}}
 
 
 def _pin_connection(connection: DBAPIConnection, pin: _Pin) -> None:
@@ -210,12 +217,13 @@ def _pin_session(cursor: DBAPICursor, pin: _Pin) -> None:
     current_schema, path, application_name, others = _one_row(cursor, _READ_SESSION, ("alembic_zero: ",))
     default_schema = pin.schema or current_schema
     _check_path(pin, default_schema, others, path)
-    target = version_schema(pin.revision, default_schema)
-    for name in [target, *(version_schema(pin.revision, schema) for schema in pin.schemas)]:
+    target = pin.view_schema(default_schema)
+    for name in [target, *map(pin.view_schema, pin.schemas)]:
         _check_version_schema(cursor, pin.revision, name)
     # The rest of the path stays as it is written, "$user" and all: types and functions live there.
     new_path = f'"{target}", {path}' if path.strip() else f'"{target}"'
-    _one_row(cursor, _SET_SESSION, (new_path, pin.revision, client_name(application_name, pin.revision)))
+    own_name = client_name(application_name, pin.revision, default_schema, pin.project)
+    _one_row(cursor, _SET_SESSION, (new_path, revision_setting(pin.revision, pin.project), own_name))
     (effective,) = _one_row(cursor, "SELECT current_schema()", ())
     if effective != target:
         raise PinError(

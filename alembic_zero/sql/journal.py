@@ -77,6 +77,8 @@ FLIGHTS = """SELECT f.table_oid, f.data, c.oid::bigint
  WHERE f.project = :project
  ORDER BY f.table_oid"""
 
+OTHER_FLIGHTS = FLIGHTS.replace("f.project = :project", "f.project <> :project")
+
 LAST_GENERATION = "SELECT last FROM alembic_zero.generation"
 
 SET_GENERATION = "UPDATE alembic_zero.generation SET last = GREATEST(last, :last)"
@@ -86,6 +88,8 @@ ADD_MIGRATION = """INSERT INTO alembic_zero.migration
 VALUES (:id, :project, :revision, :from_revision, :state, :schemas, :digest, :expand, :extras)"""
 
 NEXT_MIGRATION = "SELECT COALESCE(max(id), 0) + 1 FROM alembic_zero.migration"
+
+RESERVE_NUMBER = "SELECT nextval(pg_get_serial_sequence('alembic_zero.migration', 'id'))"
 
 SET_STATE = (
     "UPDATE alembic_zero.migration SET state = :state, changed_at = now() WHERE id = :id AND state = ANY (:from)"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import OLDEST_TAG, QUARANTINE_OFFSET
-from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.markers import done_condition, eq, ge, lt, quarantined_condition
 from alembic_zero.sql.quoting import dollar_quoted, ident, idents, literal
@@ -488,7 +488,7 @@ class Carry:
         setting = f"pg_catalog.current_setting({literal('alembic_zero.revision')}, true)"
         index = self.flight.sync_index(self.flight.level_number(self.level.generation))
         newer = [
-            level.revision
+            revision_setting(level.revision, self.flight.project)
             for n, level in enumerate(self.flight.levels, 1)
             if self.flight.sync_index(n) >= index and level.syncs
         ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
-from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.links import RERAISED, Carry, Owed
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
@@ -215,7 +215,7 @@ class SyncTrigger:
 
     def _hints(self) -> list[tuple[str, int]]:
         return [
-            (level.revision, self.flight.sync_index(n))
+            (revision_setting(level.revision, self.flight.project), self.flight.sync_index(n))
             for n, level in enumerate(self.flight.levels, 1)
             if self.flight.sync_index(n)
         ]
