@@ -197,7 +197,9 @@ class EnumTrials:
             self.changes[self.changes.index(earlier)] = earlier.then(operation.values, up, down)
             return
         # The server says what the new type is called, once there is one.
-        self.changes.append(EnumChange(facts, version_schema(self.revision, schema, self.project), "", operation.values, up, down))
+        self.changes.append(
+            EnumChange(facts, version_schema(self.revision, schema, self.project), "", operation.values, up, down)
+        )
 
     def _complete(
         self, item: Item, operation: ZdAlterEnumOp, facts: EnumFacts, before: Labels

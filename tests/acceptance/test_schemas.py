@@ -426,8 +426,8 @@ def test_two_projects__enums_of_one_schema__each_version_has_its_own(database, t
         "CREATE TYPE tint AS ENUM ('red', 'blue');"
         "CREATE TABLE theirs_e (id integer PRIMARY KEY, t tint); INSERT INTO theirs_e VALUES (1, 'red')"
     )
-    first.revision("r2", "r1", 'op.zd_alter_enum("mood", rename={"sad": "low"})')
-    second.revision("r2", "r1", 'op.zd_alter_enum("tint", rename={"red": "rose"})')
+    first.revision("r2", "r1", 'op.zd_alter_enum("mood", ["ok", "low"], up={"sad": "low"})')
+    second.revision("r2", "r1", 'op.zd_alter_enum("tint", ["rose", "blue"], up={"red": "rose"})')
     second.run_in_process("upgrade", "r2")
     first.run_in_process("upgrade", "r2")
     assert database.fetch(f"SELECT m::text FROM {version_schema('r2')}.ours_e") == [("low",)]
