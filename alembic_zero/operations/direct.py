@@ -16,6 +16,7 @@ from sqlalchemy.types import to_instance
 
 from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp
+from alembic_zero.operations.direct_keys import TAKE_BACK, ask_for_keys, let_go
 from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
@@ -147,13 +148,16 @@ def _add_belongings(operations: Operations, table: Table, column: Column[Any]) -
 def _alter_column(operations: Operations, operation: ZdAlterColumnOp) -> None:
     """Let go of what may not hold for the new values, convert them, then do the rest; rename last."""
     rest = operation.plain_operation()
-    _loosen(operations, operation)
     if isinstance(operation.up, FromTable) and operation.type_ is not None:
         raise RefusedError(
             f"{operation.describe()}: a database that is built from base takes no new type together with a value from "
             "another table: add a column with up= and drop the old one; nothing was changed by this operation",
             code="ZD114",
         )
+    keys = _joins_keys(operations, operation)
+    if keys:
+        run_text(operations, let_go(*_literals(operation)))
+    _loosen(operations, operation)
     if isinstance(operation.up, str) and operation.type_ is not None:
         _convert_column(operations, operation, operation.type_, operation.up)
         rest.existing_type, rest.modify_type = operation.type_, None
@@ -162,6 +166,31 @@ def _alter_column(operations: Operations, operation: ZdAlterColumnOp) -> None:
     if operation.nullable:
         rest.modify_nullable = None
     operations.invoke(rest)
+    if keys:
+        run_text(operations, TAKE_BACK)
+
+
+def _joins_keys(operations: Operations, operation: ZdAlterColumnOp) -> bool:
+    """Return whether foreign keys may stand in the way of new types or values; a script cannot look."""
+    if operation.up is None and operation.type_ is None:
+        return False
+    impl = operations.migration_context.impl
+    if impl.as_sql:
+        return operation.up is not None
+    table, column = _literals(operation)
+    assert impl.connection is not None  # noqa: S101 - only scripts have none
+    text = ask_for_keys(table, column)
+    found = impl.connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+    return bool(found.scalar())
+
+
+def _literals(operation: ZdAlterColumnOp) -> tuple[str, str]:
+    """Return table and column as SQL literals."""
+    return _literal(_quote_table(operation.table_name, operation.schema)), _literal(operation.column_name)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _loosen(operations: Operations, operation: ZdAlterColumnOp) -> None:
@@ -237,8 +266,7 @@ def _fill_column(operations: Operations, operation: ZdTableOperation, column_nam
             f" WHERE EXISTS (SELECT {rows})",
         )
     run_text(operations, f"UPDATE {table} SET {_quote(column_name)} = ({_end_line(up)}){condition}")
-    literal = "'" + table.replace("'", "''") + "'"
-    run_text(operations, _CHECK_DEFERRED.format(table=literal))
+    run_text(operations, _CHECK_DEFERRED.format(table=_literal(table)))
 
 
 def _insert_rows(operations: Operations, operation: ZdCreateTableOp, up: FromTable, table: Table) -> None:

@@ -401,6 +401,31 @@ KEYS = [
     _sequence("serial", "serial"),
     _sequence("plain_sequence", "integer DEFAULT nextval('numbers')", "CREATE SEQUENCE numbers;"),
     Case(
+        "values_at_both_ends",
+        setup="""
+            CREATE TABLE p (id integer PRIMARY KEY);
+            CREATE TABLE c (id integer PRIMARY KEY, p_id integer REFERENCES p ON DELETE CASCADE);
+            INSERT INTO p VALUES (1), (2), (3); INSERT INTO c VALUES (1, 1), (2, 2);
+        """,
+        upgrade="""
+            op.zd_alter_column("p", "id", up="id + 1000", down="id - 1000")
+            op.zd_alter_column("c", "p_id", up="p_id + 1000", down="p_id - 1000")
+        """,
+        plain="pass",
+        downgrade="""
+            op.zd_alter_column("c", "p_id", up="p_id - 1000", down="p_id + 1000")
+            op.zd_alter_column("p", "id", up="id - 1000", down="id + 1000")
+        """,
+        writes=[
+            old("INSERT INTO p VALUES (4)"),
+            new("INSERT INTO c VALUES (4, 1004)"),
+            new("INSERT INTO c VALUES (5, 4)", error="23503"),
+            new("DELETE FROM p WHERE id = 1001"),
+        ],
+        old={"SELECT * FROM c ORDER BY id": [(2, 2), (4, 4)]},
+        new={"SELECT * FROM c ORDER BY id": [(2, 1002), (4, 1004)]},
+    ),
+    Case(
         "text_at_both_ends",
         setup="""
             CREATE TABLE p (id integer PRIMARY KEY);
@@ -431,7 +456,6 @@ KEYS = [
         ],
         old={"SELECT * FROM c ORDER BY id": [(4, 4), (5, 5)]},
         new={"SELECT * FROM c ORDER BY id": [(4, "p4"), (5, "p5")]},
-        outcomes=("complete", "rollback", "reverse"),
     ),
 ]
 
@@ -649,3 +673,45 @@ def test_big_number__after_completion__goes_on_behind_the_sequence(database, tmp
         run(f"INSERT INTO child VALUES (99, {BIG}, 'of the big one')")
         with pytest.raises(psycopg.errors.NumericValueOutOfRange):
             run(f"INSERT INTO visitor VALUES (99, {BIG})")
+
+
+# -- the direct road ---------------------------------------------------------------------------------
+
+TO_TEXT = """
+    op.zd_alter_column("c", "p_id", type_=sa.Text, up="'p' || p_id", down="substr(p_id, 2)::integer")
+    op.zd_alter_column("p", "id", type_=sa.Text, up="'p' || id", down="substr(id, 2)::integer",
+                       new_column_name="Number")
+"""
+JOINED = """
+    op.create_table("p", sa.Column("id", sa.Integer, primary_key=True))
+    op.create_table("c", sa.Column("p_id", sa.Integer, sa.ForeignKey("p.id", ondelete="SET NULL", name="C's")))
+    op.execute("INSERT INTO p VALUES (7)")
+    op.execute("INSERT INTO c VALUES (7)")
+"""
+
+
+def _base(project, upgrade):
+    project.revision("r1", None, JOINED)
+    project.revision("r2", "r1", upgrade)
+
+
+def test_direct_road__script__foreign_key_is_taken_back(database, project):
+    _base(project, TO_TEXT)
+    database.execute(project.run("upgrade", "head", "--sql").stdout)
+    assert database.fetch("SELECT * FROM c") == [("p7",)]
+    assert database.fetch("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'C''s'") == [
+        ('FOREIGN KEY (p_id) REFERENCES p("Number") ON DELETE SET NULL',)
+    ]
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_direct_road__one_end_changes__fails_and_changes_nothing(database, project, script):
+    _base(project, TO_TEXT[: TO_TEXT.index('op.zd_alter_column("p"')])
+    if script:
+        with pytest.raises(psycopg.errors.DatatypeMismatch, match="change both of its ends"):
+            database.execute(project.run("upgrade", "head", "--sql").stdout)
+    else:
+        failed = project.run_in_process("upgrade", "head", check=False)
+        assert failed.returncode != 0
+        assert "change both of its ends" in failed.stdout + failed.stderr
+    assert database.fetch("SELECT to_regclass('p'), to_regclass('c')") == [(None, None)]
