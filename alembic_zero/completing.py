@@ -18,7 +18,7 @@ from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.links import is_tied, plan_untie
 from alembic_zero.plan.references import plan_severing
 from alembic_zero.plan.step import Kind, Plan, Step
-from alembic_zero.sql.backfill import render_remaining
+from alembic_zero.sql.backfill import render_remaining, render_try_again
 from alembic_zero.sql.enums import rename_type
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
@@ -167,12 +167,21 @@ class Completion:
             name = f"{flight.schema}.{flight.name}"
             if not part.has_marker:
                 continue
+            self._try_again(executor, part)
             for condition, what in (
                 (quarantined_condition(part, marker), "quarantined"),
                 (todo_condition(part, marker), "not synchronised"),
             ):
                 if send(executor.bare, render_remaining(part, condition)).scalar_one():
                     self._refuse_rows(executor, part, target, name, what)
+
+    @staticmethod
+    def _try_again(executor: Executor, flight: Flight) -> None:
+        """Let quarantined rows that fit by now leave the quarantine; rows that clients hold stay in it."""
+        if any(level.quarantines for level in flight.levels):
+            with executor.work.begin():
+                executor.rules.set_timeout(executor.work)
+                send(executor.work, render_try_again(flight))
 
     def _refuse_rows(self, executor: Executor, flight: Flight, target: Migration, name: str, what: str) -> None:
         listed = ""

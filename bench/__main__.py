@@ -12,6 +12,7 @@ BENCHMARKS = {
     "direct": "bench.direct",
     "import": "bench.plugin_import",
     "backfill": "bench.backfill",
+    "across": "bench.across",
     "trigger": "bench.trigger",
     "reads": "bench.reads",
     "latency": "bench.latency",

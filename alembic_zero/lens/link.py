@@ -66,10 +66,20 @@ class Link(PlainData):
 
     @property
     def lookup(self) -> str:
-        """The function that finds a target row's value."""
+        """The function that finds a target row's value, and holds the source row that it comes from."""
         return f"lookup_{self.name}"
+
+    @property
+    def read(self) -> str:
+        """The function that finds a target row's value, and holds nothing."""
+        return read_function(self.lookup)
 
     @property
     def carry(self) -> str:
         """The trigger function that carries a change of the source."""
         return f"carry_{self.name}"
+
+
+def read_function(lookup: str) -> str:
+    """Return the function that finds what *lookup* finds, and holds nothing."""
+    return f"read_{lookup.removeprefix('lookup_')}"

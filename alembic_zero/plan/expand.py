@@ -57,7 +57,7 @@ def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str
             sql = LinkSql(link, flight, flights[link.target.flight])
             statements += sql.functions()
             if link.cell:
-                statements.append(_grant_execute(link.lookup))
+                statements += [_grant_execute(link.lookup), _grant_execute(link.read)]
     return statements + [text for flight in flights.values() for text in _trigger_statements(flight)]
 
 

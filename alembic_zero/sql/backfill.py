@@ -8,7 +8,7 @@ from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import QUARANTINE_OFFSET
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
-from alembic_zero.sql.markers import todo_condition
+from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident, literal
 
 if TYPE_CHECKING:
@@ -144,6 +144,16 @@ def render_touch(flight: Flight, leaf: tuple[str, str], first_block: int, end_bl
 def render_remaining(flight: Flight, condition: str) -> str:
     """Return the query whether any row of the table meets a condition over its marker."""
     return f"SELECT EXISTS (SELECT FROM {ident(flight.schema, flight.name)} AS t WHERE {condition})"
+
+
+def render_try_again(flight: Flight) -> str:
+    """Return the statement by which the trigger tries quarantined rows again, but for those that clients hold."""
+    table, marker = ident(flight.schema, flight.name), f"t.{ident(MARKER)}"
+    return (
+        f"UPDATE {table} AS t SET {ident(MARKER)} = {marker}\n"
+        f" WHERE (t.tableoid, t.ctid) IN (SELECT t.tableoid, t.ctid FROM {table} AS t\n"
+        f"   WHERE {quarantined_condition(flight, marker)} FOR NO KEY UPDATE SKIP LOCKED)"
+    )
 
 
 def render_left(leaf: tuple[str, str], condition: str) -> str:

@@ -138,7 +138,7 @@ class LinkSql:
     def _value_functions(self) -> list[str]:
         name, types = self.link.name, self._types(self.link.target, self.target)
         return [
-            self._sql(f"read_{name}", types, str(self.link.type), self._find("")),
+            self._sql(self.link.read, types, str(self.link.type), self._find(""), definer=True),
             self._sql(f"lock_{name}", types, str(self.link.type), self._find(" FOR SHARE OF {}")),
             self._lookup(types),
             self._sql(
@@ -161,9 +161,9 @@ class LinkSql:
 
     def _lookup(self, types: Sequence[str]) -> str:
         arguments = [f"${n}" for n in range(1, len(types) + 1)]
-        locked, unlocked = (_call(f"{kind}_{self.link.name}", arguments) for kind in ("lock", "read"))
+        locked, unlocked = (_call(name, arguments) for name in (f"lock_{self.link.name}", self.link.read))
         if self.link.upward:
-            body = patient(f"RETURN {locked};", f"RETURN {unlocked};", self.key)
+            body = patient(f"RETURN {locked};", f"RETURN {unlocked};", waited_for(self.key))
         else:
             body = f"{announce(self.key)}RETURN {locked};\n"
         return _plpgsql(self.link.lookup, types, str(self.link.type), body, patient_=self.link.upward)
@@ -187,7 +187,7 @@ class LinkSql:
     def _give(self) -> str:
         cell = self._physical(str(self.link.cell))
         composer = self._composer(self.target, self._stored(self.target, f"{_TARGET}."))
-        value = _call(f"read_{self.link.name}", [composer.value(c) for c in self.link.target.cells])
+        value = _call(self.link.read, [composer.value(c) for c in self.link.target.cells])
         done = done_condition(self.target, f"{_TARGET}.{ident(MARKER)}")
         alias = ident(self.link.target.alias)
         return (
@@ -409,29 +409,52 @@ def announce(key: int) -> str:
     return f"PERFORM pg_catalog.pg_advisory_xact_lock_shared({_LOCK_CLASS}, {key});\n"
 
 
-def patient(attempt: str, give_way: str, key: int) -> str:
-    """Return statements that try until they get their locks, or until the other side waits for this session.
+def patient(attempt: str, give_way: str, condition: str, handlers: str = "") -> str:
+    """Return statements that try until they get their locks, or until somebody else could not go on otherwise.
 
-    Rows of the two tables are locked source first; who has the target's row already must not wait for
-    someone who waits for that. The other side then carries what it writes over this session's row.
     Short waits by lock_timeout are no deadlock to the server, so no client is its victim.
+
+    :param attempt: ends in RETURN.
+    :param condition: whether to give way, after a try that has failed.
+    :param handlers: for what else may go wrong.
     """
-    waiting = "pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ANY (pg_catalog.pg_blocking_pids(l.pid))"
-    announced = (
-        f"{eq('l.locktype', literal('advisory'))} AND {eq('l.classid::pg_catalog.int8', str(_LOCK_CLASS))}"
-        f" AND {eq('l.objid::pg_catalog.int8', str(key))}"
-    )
     return (
         "LOOP\n"
         f"  BEGIN\n    {attempt}\n"
         "  EXCEPTION WHEN lock_not_available THEN\n"
         "    tries := tries OPERATOR(pg_catalog.+) 1;\n"
-        f"    IF EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE l.granted AND {waiting}\n"
-        f"        AND (tries OPERATOR(pg_catalog.>) 40 OR {announced})) THEN\n"
-        f"      {give_way}\n"
-        "    END IF;\n"
+        f"    IF {condition} THEN\n      {give_way}\n    END IF;\n{handlers}"
         "  END;\nEND LOOP;\n"
     )
+
+
+_WAITS_FOR_US = "pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) ANY (pg_catalog.pg_blocking_pids(l.pid))"
+
+
+def waited_for(key: int) -> str:
+    """Return the condition that a session which carries along a link waits for this one.
+
+    Rows of the two tables are locked source first. Who has the target's row already must not wait for
+    someone who waits for that: the other side then carries what it writes over this session's row.
+    """
+    announced = (
+        f"{eq('l.locktype', literal('advisory'))} AND {eq('l.classid::pg_catalog.int8', str(_LOCK_CLASS))}"
+        f" AND {eq('l.objid::pg_catalog.int8', str(key))} AND l.granted"
+    )
+    return (
+        f"EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE {_WAITS_FOR_US} AND ({announced}\n"
+        f"        OR (tries OPERATOR(pg_catalog.>) 4) AND {_waits_for_long()}))"
+    )
+
+
+def waited_for_long() -> str:
+    """Return the condition that a client waits for this session, and not for a moment: as we do ourselves."""
+    return f"EXISTS (SELECT FROM pg_catalog.pg_locks AS l WHERE {_waits_for_long()} AND {_WAITS_FOR_US})"
+
+
+def _waits_for_long() -> str:
+    since = "(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => 0.15))"
+    return f"NOT l.granted AND {lt('l.waitstart', since)}"
 
 
 @dataclass(frozen=True)
@@ -473,15 +496,27 @@ class Carry:
 
     def render_function(self) -> str:
         """Return CREATE OR REPLACE FUNCTION for the trigger function."""
-        write = self._give() if self.link.cell else self._put()
+        write = f"{self._give() if self.link.cell else self._put()}\n    RETURN NULL;"
         if self.link.upward:
-            body = announce(self.level.migration) + self._guarded(write)
+            condition = f"NOT {eq('TG_OP', literal('DELETE'))} AND {waited_for_long()}"
+            body = announce(self.level.migration) + patient(write, self._set_aside(), condition, self._failed())
         else:
-            body = patient(f"{write}\n    RETURN NULL;", "RETURN NULL;", self.level.migration)
-        return _plpgsql(
-            self.link.carry, (), "trigger", f"{self._skip_delete()}{body}RETURN NULL;\n",
-            patient_=not self.link.upward,
-        )  # fmt: skip
+            body = patient(write, "RETURN NULL;", waited_for(self.level.migration))
+        return _plpgsql(self.link.carry, (), "trigger", f"{self._skip_delete()}{body}", patient_=True)
+
+    def _set_aside(self) -> str:
+        """Text that quarantines the row: whoever updates it next carries it on, at the latest zd-complete."""
+        table = ident(self.flight.schema, self.flight.name)
+        code = -QUARANTINE_OFFSET - self.level.generation
+        row = "ctid OPERATOR(pg_catalog.=) NEW.ctid"
+        return f"UPDATE {table} SET {ident(MARKER)} = {code} WHERE {row};\n      RETURN NULL;"
+
+    def _failed(self) -> str:
+        """Text that keeps an older client's statement from failing: its row is quarantined instead."""
+        return (
+            f"  WHEN {RERAISED} THEN RAISE;\n  WHEN OTHERS THEN\n"
+            f"    IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n    {self._set_aside()}\n"
+        )
 
     def _skip_delete(self) -> str:
         """Text that leaves a deletion alone which is not this side's: nothing in a deleted row says who it was."""
@@ -500,16 +535,6 @@ class Carry:
         else:
             skip = carrying if self.flight.created else f"{carrying} OR NOT {is_newer}"
         return f"IF {eq('TG_OP', literal('DELETE'))} AND ({skip}) THEN RETURN NULL; END IF;\n"
-
-    def _guarded(self, write: str) -> str:
-        """Text that keeps an older client's statement from failing: its row is quarantined instead."""
-        table = ident(self.flight.schema, self.flight.name)
-        code = -QUARANTINE_OFFSET - self.level.generation
-        return (
-            f"BEGIN\n    {write}\nEXCEPTION WHEN {RERAISED} THEN RAISE;\nWHEN OTHERS THEN\n"
-            f"  IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n"
-            f"  UPDATE {table} SET {ident(MARKER)} = {code} WHERE ctid OPERATOR(pg_catalog.=) NEW.ctid;\nEND;\n"
-        )
 
     def _give(self) -> str:
         give = f"give_{self.link.name}"

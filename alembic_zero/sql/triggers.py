@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
+from alembic_zero.lens.link import read_function
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.links import RERAISED, Carry, Owed
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
@@ -105,7 +106,16 @@ class SyncTrigger:
         return Composer(self.flight, edges, self._call, lambda cell: self._ref("NEW", cell))
 
     def _call(self, function: str, arguments: Sequence[str]) -> str:
-        return render_call(JOURNAL_SCHEMA, function, arguments)
+        call = render_call(JOURNAL_SCHEMA, function, arguments)
+        if function not in self._downward_lookups:
+            return call
+        # INSERT ... ON CONFLICT comes by here before it takes this table's row, which must be the first of the two.
+        read = render_call(JOURNAL_SCHEMA, read_function(function), arguments)
+        return f"CASE WHEN {eq('TG_OP', literal('INSERT'))} THEN {read} ELSE {call} END"
+
+    @cached_property
+    def _downward_lookups(self) -> frozenset[str]:
+        return frozenset(e.function for level in self.levels for e in level.downs if e.linked)
 
     def _ref(self, row: str, cell_id: str) -> str:
         physical = self.flight.cell(cell_id).physical
