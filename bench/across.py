@@ -35,8 +35,8 @@ _CASES = {
         "fill",
         (_NEW_TABLE,),
         "INSERT INTO account_users SELECT account_id, id, upper(role) FROM users",
-        "SELECT count(*) FROM users u LEFT JOIN account_users a ON a.user_id = u.id"
-        " WHERE a.role IS DISTINCT FROM upper(u.role)",
+        """SELECT count(*) FROM users u LEFT JOIN account_users a ON a.user_id = u.id
+            WHERE a.role IS DISTINCT FROM upper(u.role)""",
     ),
     "a new column": (
         """op.zd_add_column("profiles", sa.Column("email", sa.Text),

@@ -256,6 +256,7 @@ with engine.connect() as connection:
 
 _REVISION = """\
 from alembic import op
+import alembic_zero
 import sqlalchemy as sa
 revision = {revision!r}
 down_revision = {down!r}

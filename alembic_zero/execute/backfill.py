@@ -122,7 +122,6 @@ class Backfill:
         with self.work.begin():
             for statement in sql.fill_found():
                 send(self.work, statement)
-        send(self.bare, f"ANALYZE {found_table(sql.link)}")
 
     def _complete(self, flight: Flight) -> None:
         """Go back to what was skipped, until no row is left: clients hold rows, rewrites move them.
@@ -137,7 +136,7 @@ class Backfill:
             elif self.rules.clock() - since > self.rules.budget_s:
                 raise self._stuck(flight, rows)
             for leaf, block, _count in blocks:
-                self._run_range(flight, leaf, block, block + 1)
+                self._run_range(flight, leaf, block, block + 1, rest=True)
             self.keep_alive()
             if tries and tries % 20 == 0:
                 self.report(f"waiting for {rows} rows of {flight.schema}.{flight.name} that clients hold")
@@ -227,14 +226,18 @@ class Backfill:
                 self.report(f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}")
                 self.keep_alive()
 
-    def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int) -> int:
+    def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int, *, rest: bool = False) -> int:
+        """Derive the rows of a range; one by one where that fails.
+
+        :param rest: whether to look for rows, too, that older levels have left behind.
+        """
         try:
             rows = self._execute(render_range(flight, leaf, first, end))
         except DBAPIError as error:
             if not is_about_data(error) and sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 raise
-            rows = 0
-        return rows + self._touch(flight, leaf, first, end)
+            rows, rest = 0, True
+        return rows + (self._touch(flight, leaf, first, end) if rest else 0)
 
     def _touch(self, flight: Flight, leaf: tuple[str, str], first: int, end: int) -> int:
         """Let the trigger finish a range; rows that a client holds stay for the next pass."""

@@ -207,7 +207,7 @@ class LinkSql:
             f"DROP TABLE IF EXISTS {table}",
             f"CREATE UNLOGGED TABLE {table} (tid tid NOT NULL, value {_untyped(str(link.type))})",
             f"INSERT INTO {table} SELECT DISTINCT ON ({alias}) {alias}, {value}\n  FROM {both}\n{rest}",
-            f"CREATE INDEX ON {table} (tid)",
+            f"CREATE UNIQUE INDEX ON {table} (tid)",
         ]
 
     # -- rows -----------------------------------------------------------------------------
@@ -334,6 +334,22 @@ class LinkSql:
         derives = bool(self.target.levels[-1].ups or self.target.levels[-1].rules)
         return self._insert(rows, str(self.tag if derives else base), "DO NOTHING")
 
+    def differing(self) -> str:
+        """Return the query whether anything is missing or stale, by one join of the two tables."""
+        tid = f"{ident(self.link.source.alias, _TID)} AS tid"
+        rows = self._mapped(self._source_rows(), self.link.columns, [tid, self._source_marker()])
+        quarantined = quarantined_condition(self.source, f"v.{ident(MARKER)}")
+        return (
+            f"SELECT EXISTS (SELECT FROM (SELECT * FROM ({rows}) AS v WHERE ({quarantined}) IS NOT TRUE) AS v\n"
+            f"  FULL JOIN {self._table} AS {_TARGET} ON {self._keys_match('v')}\n"
+            f" WHERE v.tid IS NULL OR {_TARGET}.ctid IS NULL OR {self._differs()})"
+        )
+
+    def _differs(self) -> str:
+        values = ", ".join(f"CAST(v.{self._value_name(c)} AS {c.type})" for c in self.link.columns)
+        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in self.link.columns)
+        return f"pg_catalog.record_image_ne(ROW({values}), ROW({stored}))"
+
     def missing(self, limit: int) -> str:
         """Return the query for the tids of source rows that have no row yet."""
         keys = [self._column(k) for k in self.link.key]
@@ -350,12 +366,10 @@ class LinkSql:
     def stale(self, limit: int) -> str:
         """Return the query for the tids of rows that follow from no source row as it is now."""
         rows = self._mapped(self._source_rows(), self.link.columns)
-        values = ", ".join(f"CAST(v.{self._value_name(c)} AS {c.type})" for c in self.link.columns)
-        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in self.link.columns)
         return (
             f"SELECT {_TARGET}.ctid FROM {self._table} AS {_TARGET} WHERE NOT EXISTS (\n"
             f"  SELECT FROM ({rows}) AS v WHERE {self._keys_match('v')}\n"
-            f"     AND NOT pg_catalog.record_image_ne(ROW({values}), ROW({stored}))) LIMIT {limit}"
+            f"     AND NOT {self._differs()}) LIMIT {limit}"
         )
 
     def remove(self, tids: Sequence[str]) -> str:
