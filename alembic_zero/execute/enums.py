@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from alembic_zero.catalog.reader import qualified_names, read_rows
+from alembic_zero.catalog.reader import find_table, qualified_names, read_rows
 from alembic_zero.catalog.snapshot import Grant
 from alembic_zero.execute.sending import send
 from alembic_zero.names import version_schema
@@ -120,6 +121,7 @@ class EnumTrials:
         self._follow(items)
         for number, change in enumerate(self.changes):
             item = next((i for i in items if self._is_about(i, change)), self._itself)
+            self._check_unseen(items, change)
             self.changes[number] = self._convert(item, change, resolve)
             self._check_users(item, change.facts)
             self.contract += change.contract()
@@ -174,6 +176,26 @@ class EnumTrials:
     def _itself(self) -> Item:
         """What stands for the operation where a change follows from an earlier one that is in flight."""
         return Item(self.revision, Ordinary("enum", "an enum of an earlier revision is in flight"))
+
+    def _check_unseen(self, items: Sequence[Item], change: EnumChange) -> None:
+        """Refuse new tables that could not be tried, as they have foreign keys, and may have columns of the enum.
+
+        :raises RefusedError: code ZD233.
+        """
+        word = re.compile(rf"(?<!\w){re.escape(change.facts.name)}(?!\w)")
+        for item in items:
+            operation = item.operation
+            if not isinstance(operation, Ordinary) or operation.kind != "create_table":
+                continue
+            schema, name = operation.schema or self.default_schema, str(operation.table)
+            if find_table(self.connection, schema, name) is None and word.search(operation.text):
+                raise _refuse(
+                    item,
+                    f"{schema}.{name} would be created with enum {change.facts.final} as it is before the change in "
+                    "the same upgrade: upgrade to one of the two revisions first, or create the table without its "
+                    "foreign keys",
+                    "ZD233",
+                )
 
     def _place(self, operation: Any) -> tuple[str, str]:
         return operation.schema or self.default_schema, operation.name

@@ -15,6 +15,7 @@ import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows, read_spec
+from alembic_zero.execute.locks import sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send, send_single
 from alembic_zero.lens.lens import Cell, Edge, Flight
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from alembic_zero.plan.items import Item
 
 _PROBE = "_zd_probe"
+_UNDEFINED_OBJECT, _INVALID_TEXT = "42704", "22P02"
 
 
 class TableTrial:
@@ -136,7 +138,7 @@ class TableTrial:
             for statement in statements:
                 self._run(statement)
         except DBAPIError as error:
-            raise self._refuse(describe_error(error), cause=error) from error
+            raise self._refuse(describe_error(error) + _hint(error), cause=error) from error
         return foreign_keys
 
     def _column(self, name: str) -> Column:
@@ -469,3 +471,13 @@ class TableTrial:
             for statement in ddl.rename_pairs(pairs, self._table):
                 self._run(statement)
             return self._read_spec()
+
+
+def _hint(error: DBAPIError) -> str:
+    """Return what may help against an error about an enum."""
+    # Alembic's add_column does not create the type that comes with a sqlalchemy.Enum.
+    if sqlstate(error) == _UNDEFINED_OBJECT and "type" in str(error.orig):
+        return " (op.zd_create_enum creates enums)"
+    if sqlstate(error) == _INVALID_TEXT and "enum" in str(error.orig):
+        return " (a label that op.zd_alter_enum brings can be used in a revision after this one, once it is completed)"
+    return ""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import enum
+import threading
+import time
 from contextlib import ExitStack
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from alembic_zero import pin_engine
+from alembic_zero.execute.executor import Executor
 from tests.support.harness import (
     _DEFAULT_RIGHTS,
     _ROLE,
+    APP,
     OUTCOMES,
     Case,
     Flight,
@@ -601,4 +610,314 @@ def test_enum__new_column_of_it_while_it_is_in_flight__refused(database, tmp_pat
     flight.run("zd-complete")
     flight.run("upgrade", "r3")
     flight.run("zd-complete")
+    assert_nothing_left(database)
+
+
+# -- what is refused --------------------------------------------------------------------------------
+
+DISTURBED = """
+    CREATE TYPE mood AS ENUM ('sad', 'meh', 'ok');
+    CREATE TYPE free AS ENUM ('a');
+    CREATE TABLE t (id integer PRIMARY KEY, mood mood NOT NULL DEFAULT 'ok', moods mood[], note text);
+    INSERT INTO t SELECT n, 'meh', '{meh}' FROM generate_series(1, 12) AS n;
+    CREATE TABLE keyless (mood mood);
+    INSERT INTO keyless VALUES ('meh');
+"""
+REMOVE = 'op.zd_alter_enum("mood", ["sad", "ok"], up={"meh": "ok"})'
+
+REFUSED = {
+    "label_without_mapping": (
+        "",
+        'op.zd_alter_enum("mood", ["sad", "ok"])',
+        "ZD231",
+        ["'meh' would go", "public.t.mood in rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10;", "public.t.moods", "keyless.mood"],
+    ),
+    "unused_label_without_mapping": (
+        "",
+        'op.zd_alter_enum("mood", ["meh", "ok"])',
+        "ZD231",
+        ["'sad' would go", "no row has label 'sad' now, but clients of the revision before may write it"],
+    ),
+    "new_label_without_mapping": (
+        "",
+        'op.zd_alter_enum("mood", ["sad", "meh", "ok", "new"])',
+        "ZD231",
+        ["do not know 'new'", "down="],
+    ),
+    "unknown_former_label": ("", 'op.zd_alter_enum("mood", ["sad"], up={"x": "sad"})', "ZD231", ["'x'"]),
+    "null_for_a_not_null_column": (
+        "",
+        'op.zd_alter_enum("mood", ["sad", "ok"], up={"meh": None})',
+        "ZD231",
+        ["'mood' is NOT NULL", "up= makes NULL of label 'meh'"],
+    ),
+    "label_twice": ("", 'op.zd_alter_enum("mood", ["sad", "sad"])', "ZD101", ["'sad' is there twice"]),
+    "no_such_enum": ("", 'op.zd_alter_enum("moods", ["a"])', "ZD202", ["public.moods", "public.free, public.mood"]),
+    "drop_of_no_such_enum": ("", 'op.zd_drop_enum("t")', "ZD202", ["there is no enum public.t"]),
+    "exists_already": ("", 'op.zd_create_enum("mood", "a")', "ZD203", ["public.mood exists already"]),
+    "takes_the_name_of_a_table": ("", 'op.zd_create_enum("t", "a")', "ZD203", ["public.t exists already"]),
+    "check_with_the_label": (
+        "ALTER TABLE t ADD CONSTRAINT never CHECK (mood <> 'meh' OR id > 0)",
+        REMOVE,
+        "ZD232",
+        ["CHECK 'never'", "'meh'"],
+    ),
+    "predicate_with_the_label": (
+        "CREATE INDEX i ON t (id) WHERE mood = 'meh'",
+        REMOVE,
+        "ZD232",
+        ["index 'i'", "'meh'"],
+    ),
+    "view": ("CREATE VIEW v AS SELECT mood FROM t", REMOVE, "ZD207", ["view public.v depends on column 'mood'"]),
+    "view_without_the_table": ("CREATE VIEW v AS SELECT 'ok'::mood AS m", REMOVE, "ZD207", ["view v"]),
+    "function": (
+        "CREATE FUNCTION f(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        REMOVE,
+        "ZD207",
+        ["function f(mood)"],
+    ),
+    "domain": ("CREATE DOMAIN d AS mood", REMOVE, "ZD207", ["type d"]),
+    "composite": ("CREATE TYPE c AS (m mood)", REMOVE, "ZD207", ["composite type c"]),
+    "default_of_another_column": (
+        "ALTER TABLE keyless ADD note text DEFAULT 'sad'::mood; ALTER TABLE keyless DROP mood",
+        REMOVE,
+        "ZD207",
+        ["column note of table keyless"],
+    ),
+    "generated_column": (
+        "ALTER TABLE t ADD bad boolean GENERATED ALWAYS AS (mood = 'sad') STORED",
+        REMOVE,
+        "ZD204",
+        ["generated column 'bad'"],
+    ),
+    "partition_key": ("CREATE TABLE p (mood mood) PARTITION BY LIST (mood)", REMOVE, "ZD204", ["partition key"]),
+    "drop_in_use": ("", 'op.zd_drop_enum("mood")', "ZD207", ["column mood of table t", "table keyless"]),
+    "drop_in_use_by_a_new_column": (
+        "",
+        """
+            op.zd_add_column("t", sa.Column("free", postgresql.ENUM(name="free", create_type=False)))
+            op.zd_drop_enum("free")
+        """,
+        "ZD207",
+        ["column free of table t"],
+    ),
+    "new_label_in_the_same_upgrade": (
+        "",
+        """
+            op.zd_alter_enum("mood", ["sad", "meh", "ok", "new"], down={"new": "ok"})
+            op.zd_alter_column("t", "mood", server_default="new")
+        """,
+        "ZD201",
+        ['invalid input value for enum mood: "new"', "in a revision after this one, once it is completed"],
+    ),
+    "column_of_no_enum": (
+        "",
+        'op.zd_add_column("t", sa.Column("x", sa.Enum("a", name="nope")))',
+        "ZD201",
+        ['type "nope" does not exist', "op.zd_create_enum"],
+    ),
+    "new_table_with_foreign_key": (
+        "",
+        f"""
+            {REMOVE}
+            op.create_table("made", sa.Column("t", sa.Integer, sa.ForeignKey("t.id")),
+                sa.Column("mood", postgresql.ENUM(name="mood", create_type=False)))
+        """,
+        "ZD233",
+        ["public.made"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_enum__bad_input__refused_and_nothing_changed(database, tmp_path, name):
+    setup, upgrade, code, words = REFUSED[name]
+    case = Case(name, setup=f"{DISTURBED};{setup}", upgrade=upgrade, plain="")
+    flight = Flight(case, database, tmp_path / "project")
+    before = flight.everything()
+    refused = flight.project.run_in_process("upgrade", "r2", check=False)
+    said = f"{refused.stdout}{refused.stderr}"
+    assert refused.returncode == 2, said
+    assert code in said
+    assert [w for w in words if w not in said] == [], said
+    assert "nothing was changed" in said
+    assert flight.everything() == before
+
+
+# -- SQLAlchemy -------------------------------------------------------------------------------------
+
+
+def model(*labels):
+    table = sa.Table(
+        "t",
+        sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("mood", sa.Enum(*labels, name="mood")),
+        sa.Column("moods", postgresql.ARRAY(sa.Enum(*labels, name="mood"))),
+    )
+    kind = enum.Enum("Mood", {label: label for label in labels})
+    typed = sa.Table(
+        "t", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("mood", sa.Enum(kind, name="mood"))
+    )
+    return table, typed, kind
+
+
+def use(engine, labels, number):
+    """Write and read by a model: the dialect casts each parameter to the type's bare name."""
+    table, typed, kind = model(*labels)
+    first, *_ = labels
+    with engine.begin() as connection:
+        connection.execute(sa.insert(table), [{"id": number, "mood": first, "moods": list(labels)}])
+        connection.execute(sa.insert(typed), [{"id": number + 1, "mood": kind[first]}])
+        connection.execute(sa.update(table).where(table.c.mood == first, table.c.id == number).values(mood=labels[-1]))
+        found = sa.select(table.c.id).where(table.c.mood.in_([first]), table.c.id >= number)
+        assert connection.execute(found).scalars().all() == [number + 1]
+        assert connection.execute(
+            sa.select(table.c.mood, table.c.moods).where(table.c.moods.contains([first]), table.c.id == number)
+        ).one() == (labels[-1], list(labels))
+        assert connection.execute(sa.select(typed.c.mood).where(typed.c.id == number)).scalar_one() is kind[labels[-1]]
+
+
+def test_enum__sqlalchemy_models_of_both_versions__pinned_engines(database, tmp_path):
+    flight = chain(database, tmp_path / "project", "pass")
+    flight.run("upgrade", "r2")
+    database.execute(f"ALTER ROLE {APP} IN DATABASE {database.name} SET search_path = public")
+    url = database.url.set(username=APP)
+    engines = {}
+    for revision in ("r1", "r2"):
+        engines[revision] = pin_engine(sa.create_engine(url), revision)
+    use(engines["r1"], ("sad", "ok"), 10)
+    use(engines["r2"], ("bad", "ok"), 20)
+    flight.run("upgrade", "r3")
+    engines["r3"] = pin_engine(sa.create_engine(url), "r3")
+    use(engines["r1"], ("sad", "ok"), 30)
+    use(engines["r2"], ("bad", "ok"), 40)
+    use(engines["r3"], ("bad", "ok"), 50)
+    engines["r1"].dispose()
+    flight.run("zd-complete", "r2")
+    use(engines["r2"], ("bad", "ok"), 60)
+    use(engines["r3"], ("bad", "ok"), 70)
+    engines["r2"].dispose()
+    flight.run("zd-complete")
+    use(engines["r3"], ("bad", "ok"), 80)
+    engines["r3"].dispose()
+    assert_nothing_left(database)
+
+
+def test_enum__foreign_key_between_enum_columns__follows(database, tmp_path):
+    setup = """
+        CREATE TYPE mood AS ENUM ('sad', 'ok');
+        CREATE TABLE parent (mood mood PRIMARY KEY);
+        CREATE TABLE child (id integer PRIMARY KEY, mood mood REFERENCES parent ON UPDATE CASCADE);
+        INSERT INTO parent VALUES ('sad');
+        INSERT INTO child VALUES (1, 'sad');
+    """
+    case = Case(
+        "foreign_key",
+        setup=setup,
+        upgrade=RENAME,
+        plain=RENAMED,
+        downgrade='op.zd_alter_enum("mood", ["sad", "ok"], up={"bad": "sad"})',
+        path="public",
+        writes=[
+            old("INSERT INTO parent VALUES ('ok')"),
+            new("INSERT INTO child VALUES (2, 'bad'), (3, 'ok')"),
+            old("INSERT INTO child VALUES (4, 'sad')"),
+        ],
+        old={"SELECT id, mood::text FROM child": [(1, "sad"), (2, "sad"), (3, "ok"), (4, "sad")]},
+        new={"SELECT id, mood::text FROM child": [(1, "bad"), (2, "bad"), (3, "ok"), (4, "bad")]},
+    )
+    OUTCOMES["complete"](case, database, tmp_path)
+
+
+# -- live traffic -----------------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """A client that writes, changes and reads a label by prepared statements until it is told to stop."""
+
+    def __init__(self, flight, revision, label, start):
+        super().__init__(daemon=True)
+        self.client = flight.client(revision)
+        self.client.connection.prepare_threshold = 0
+        self.label, self.number = label, start
+        self.errors, self.stopping = [], threading.Event()
+
+    def run(self):
+        try:
+            while not self.stopping.is_set():
+                self.once()
+        except (psycopg.Error, AssertionError) as error:
+            self.errors.append(error)
+
+    def once(self):
+        run = self.client.connection.execute
+        label = self.label
+        self.number += 1
+        run(b"INSERT INTO t VALUES (%s, %s::mood, ARRAY[%s]::mood[])", (self.number, "ok", label))
+        run(b"UPDATE t SET mood = %s::mood, moods = moods || %s::mood WHERE id = %s", (label, label, self.number))
+        query = b"SELECT mood::text, moods::text[] FROM t WHERE id = %s AND mood = %s::mood"
+        assert run(query, (self.number, label)).fetchone() == (label, [label, label])
+
+    def finish(self):
+        self.stopping.set()
+        self.join()
+        self.client.connection.close()
+        assert self.errors == []
+
+
+@pytest.mark.parametrize("way", ["complete", "rollback"])
+def test_enum__clients_write_all_the_time__no_statement_fails(database, tmp_path, way):
+    flight = chain(database, tmp_path / "project", "pass")
+    before = [Writer(flight, "r1", "sad", 1_000_000 * n) for n in (1, 2)]
+    for writer in before:
+        writer.start()
+    flight.run("upgrade", "r2")
+    after = [Writer(flight, "r2", "bad", 1_000_000 * n) for n in (3, 4)]
+    for writer in after:
+        writer.start()
+    time.sleep(0.5)
+    for writer in before if way == "complete" else after:
+        writer.finish()
+    flight.run(*(("zd-complete",) if way == "complete" else ("downgrade", "r1")))
+    for writer in after if way == "complete" else before:
+        writer.finish()
+    label = "bad" if way == "complete" else "sad"
+    written = sum(writer.number % 1_000_000 for writer in before + after)
+    assert min(writer.number % 1_000_000 for writer in before + after) > 0
+    found = database.fetch(
+        f"SELECT count(*) FROM t WHERE mood = '{label}' AND moods = ARRAY['{label}', '{label}']::mood[]"
+    )
+    assert found == [(written,)]
+    if way == "rollback":
+        assert_same(flight.dump(), flight.original, "rollback against the state before")
+    assert_nothing_left(database)
+
+
+@pytest.mark.parametrize("step", ["zd_r2.mood", "expand public.t", "backfill public.t", "check public.t"])
+@pytest.mark.parametrize("way", ["go_on", "take_back"])
+def test_enum__upgrade_stopped_at_a_step__goes_on_or_is_taken_back(database, tmp_path, monkeypatch, step, way):
+    flight = chain(database, tmp_path / "project", "pass")
+    original = Executor._run_step
+
+    def stop(self, migration, phase, position, one):
+        if one.name.endswith(step):
+            raise KeyboardInterrupt
+        return original(self, migration, phase, position, one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Executor, "_run_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            flight.project.run_in_process("upgrade", "r2", check=False)
+    with flight.client("r1") as client:
+        client.connection.execute(b"INSERT INTO t VALUES (3, 'sad'::mood)")
+    if way == "take_back":
+        flight.run("downgrade", "r1")
+        assert_same(flight.dump(), flight.original, "taken back")
+        assert database.fetch("SELECT nspname FROM pg_namespace WHERE nspname = 'zd_r2'") == []
+    flight.run("upgrade", "r2")
+    with flight.client("r2") as client:
+        assert client.fetch("SELECT id FROM t WHERE mood = 'bad'::mood ORDER BY id") == [(1,), (3,)]
+    flight.run("zd-complete")
+    assert_same(flight.dump(), expected(database, tmp_path, RENAMED), "zd-complete against plain Alembic")
     assert_nothing_left(database)
