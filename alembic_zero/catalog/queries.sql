@@ -193,17 +193,6 @@ SELECT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee, 
  WHERE n.nspname = :schema AND x.privilege_type = 'USAGE'
  ORDER BY 1 NULLS FIRST
 
--- name: referencing
--- Foreign keys of any table that point at this one.
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table, con.conname AS name,
-       ARRAY(SELECT a.attname::text FROM pg_attribute a
-              WHERE a.attrelid = con.confrelid AND a.attnum = ANY (con.confkey) ORDER BY a.attnum) AS columns
-  FROM pg_constraint con
-  JOIN pg_class c ON c.oid = con.conrelid
-  JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE con.confrelid = :oid AND con.contype = 'f'
- ORDER BY 1, 2
-
 -- name: dependents
 -- Objects of users that read a column and would block its removal: views, policies, functions.
 SELECT a.attname AS column, CASE WHEN r.ev_class IS NULL THEN pg_describe_object(d.classid, d.objid, 0)

@@ -239,10 +239,6 @@ def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
             ),
             grants=tuple(Grant(**row) for row in read_rows(connection, "grants", oid=oid)),
             column_grants=tuple(Grant(**row) for row in read_rows(connection, "column_grants", oid=oid)),
-            referencing=tuple(
-                (row["table"], row["name"], tuple(row["columns"]))
-                for row in read_rows(connection, "referencing", oid=oid)
-            ),
             dependents=tuple((row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)),
             row_type_functions=tuple(row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)),
             publications=tuple(row["name"] for row in read_rows(connection, "publications", oid=oid)),

@@ -182,7 +182,6 @@ class TableFacts(PlainData):
     triggers: tuple[Trigger, ...] = ()
     grants: tuple[Grant, ...] = ()
     column_grants: tuple[Grant, ...] = ()
-    referencing: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     dependents: tuple[tuple[str, str], ...] = ()
     row_type_functions: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
