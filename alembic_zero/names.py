@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: The marker column: the generation of a row, see the documentation.
 MARKER = "_zd_v"
@@ -61,6 +65,22 @@ def internal_name(*parts: str) -> str:
         return joined
     digest = _digest(*parts)[:16]
     return f"{shorten(joined, MAX_BYTES - 1 - len(digest))}_{digest}"
+
+
+def implicit_name(table: str, columns: Iterable[str], label: str) -> str:
+    """Return the name that PostgreSQL gives to a constraint without one; *label* is ``fkey`` or the like.
+
+    As its makeObjectName does it: table and columns are shortened in turns, the longer one first.
+    """
+    joined = b""
+    for column in columns:
+        joined += (b"_" if joined else b"") + column.encode()
+        if len(joined) > MAX_BYTES:
+            break
+    first, second = len(table.encode()), len(joined)
+    while first + second > MAX_BYTES - len(label.encode()) - 2:
+        first, second = (first - 1, second) if first > second else (first, second - 1)
+    return f"{shorten(table, first)}_{shorten(joined.decode(), second)}_{label}"
 
 
 def client_suffix(revision: str, schema: str = "public", project: str | None = None) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alembic.op import *  # noqa: F403 - the stub is what a type checker is to see here
     from sqlalchemy import Column, Table
     from sqlalchemy.schema import SchemaItem
+    from sqlalchemy.sql.elements import ColumnElement, TextClause
 
     from alembic_zero.operations.across import FromTable
     from alembic_zero.operations.columns import ServerDefault, Type
@@ -211,3 +212,288 @@ def zd_execute(
     :param rollback: runs when the migration is rolled back, to undo *expand*.
     """
     _invoke("zd_execute", expand=expand, contract=contract, rollback=rollback)
+
+
+def zd_create_index(
+    index_name: str | None,
+    table_name: str,
+    columns: Sequence[str | TextClause | ColumnElement[Any]],
+    *,
+    schema: str | None = None,
+    unique: bool = False,
+    if_not_exists: bool | None = None,
+    **kw: Any,
+) -> None:
+    r"""Create an index without downtime: it is built concurrently.
+
+    :param index_name: name of the index.
+    :param table_name: name of the table.
+    :param columns: column names, or ``sa.text()`` for expressions.
+    :param schema: schema of the table.
+    :param unique: if True, no two rows may be equal in these columns, from the time it is built.
+    :param if_not_exists: if True, an index of this name that the table has already is left alone.
+    :param \**kw: all else that ``op.create_index`` takes.
+    """
+    _invoke(
+        "zd_create_index",
+        index_name,
+        table_name,
+        columns,
+        schema=schema,
+        unique=unique,
+        if_not_exists=if_not_exists,
+        **kw,
+    )
+
+
+def zd_drop_index(
+    index_name: str,
+    table_name: str | None = None,
+    *,
+    schema: str | None = None,
+    if_exists: bool | None = None,
+    **kw: Any,
+) -> None:
+    r"""Drop an index without downtime; it goes when the migration is completed.
+
+    :param index_name: name of the index.
+    :param table_name: name of the table; it may be left out.
+    :param schema: schema of the table.
+    :param if_exists: if True, an index that does not exist is no error; needs *table_name*.
+    :param \**kw: all else that ``op.drop_index`` takes.
+    """
+    _invoke(
+        "zd_drop_index",
+        index_name,
+        table_name,
+        schema=schema,
+        if_exists=if_exists,
+        **kw,
+    )
+
+
+def zd_create_foreign_key(
+    constraint_name: str | None,
+    source_table: str,
+    referent_table: str,
+    local_cols: Sequence[str],
+    remote_cols: Sequence[str],
+    *,
+    onupdate: str | None = None,
+    ondelete: str | None = None,
+    deferrable: bool | None = None,
+    initially: str | None = None,
+    match: str | None = None,
+    source_schema: str | None = None,
+    referent_schema: str | None = None,
+    up: str | Mapping[str, str] | None = None,
+    down: str | Irreversible | Mapping[str, str | Irreversible] | None = None,
+    **dialect_kw: Any,
+) -> None:
+    r"""Create a foreign key without downtime: no scan holds a lock that writers notice.
+
+    :param constraint_name: name of the constraint, None for PostgreSQL's or the naming convention's own.
+    :param source_table: name of the referencing table.
+    :param referent_table: name of the referenced table.
+    :param local_cols: columns of *source_table*.
+    :param remote_cols: columns of *referent_table*.
+    :param onupdate: for example ``"CASCADE"``.
+    :param ondelete: for example ``"SET NULL"``.
+    :param deferrable: whether it is DEFERRABLE.
+    :param initially: ``"DEFERRED"`` or ``"IMMEDIATE"``.
+    :param match: for example ``"FULL"``.
+    :param source_schema: schema of the referencing table.
+    :param referent_schema: schema of the referenced table.
+    :param up: SQL expression that gives a value which fits, for rows that do not; by column, if several.
+    :param down: SQL expression that gives clients of the revision before their value.
+    :param \**dialect_kw: all else that ``op.create_foreign_key`` takes.
+    """
+    _invoke(
+        "zd_create_foreign_key",
+        constraint_name,
+        source_table,
+        referent_table,
+        local_cols,
+        remote_cols,
+        onupdate=onupdate,
+        ondelete=ondelete,
+        deferrable=deferrable,
+        initially=initially,
+        match=match,
+        source_schema=source_schema,
+        referent_schema=referent_schema,
+        up=up,
+        down=down,
+        **dialect_kw,
+    )
+
+
+def zd_create_check_constraint(
+    constraint_name: str | None,
+    table_name: str,
+    condition: str | ColumnElement[bool] | TextClause,
+    *,
+    schema: str | None = None,
+    up: str | Mapping[str, str] | None = None,
+    down: str | Irreversible | Mapping[str, str | Irreversible] | None = None,
+    **kw: Any,
+) -> None:
+    r"""Create a CHECK constraint without downtime: no scan holds a lock that writers notice.
+
+    :param constraint_name: name of the constraint, None for PostgreSQL's or the naming convention's own.
+    :param table_name: name of the table.
+    :param condition: SQL text, or an expression of SQLAlchemy.
+    :param schema: schema of the table.
+    :param up: SQL expression that gives a value which fits, for rows that do not; by column, if several.
+    :param down: SQL expression that gives clients of the revision before their value.
+    :param \**kw: all else that ``op.create_check_constraint`` takes.
+    """
+    _invoke(
+        "zd_create_check_constraint",
+        constraint_name,
+        table_name,
+        condition,
+        schema=schema,
+        up=up,
+        down=down,
+        **kw,
+    )
+
+
+def zd_create_unique_constraint(
+    constraint_name: str | None,
+    table_name: str,
+    columns: Sequence[str],
+    *,
+    schema: str | None = None,
+    up: str | Mapping[str, str] | None = None,
+    down: str | Irreversible | Mapping[str, str | Irreversible] | None = None,
+    **kw: Any,
+) -> None:
+    r"""Create a UNIQUE constraint without downtime, from an index that is built concurrently.
+
+    :param constraint_name: name of the constraint, None for PostgreSQL's or the naming convention's own.
+    :param table_name: name of the table.
+    :param columns: names of the columns.
+    :param schema: schema of the table.
+    :param up: SQL expression that gives a value which fits, for rows that do not; by column, if several.
+    :param down: SQL expression that gives clients of the revision before their value.
+    :param \**kw: all else that ``op.create_unique_constraint`` takes.
+    """
+    _invoke(
+        "zd_create_unique_constraint",
+        constraint_name,
+        table_name,
+        columns,
+        schema=schema,
+        up=up,
+        down=down,
+        **kw,
+    )
+
+
+def zd_create_primary_key(
+    constraint_name: str | None,
+    table_name: str,
+    columns: Sequence[str],
+    *,
+    schema: str | None = None,
+    up: str | Mapping[str, str] | None = None,
+    down: str | Irreversible | Mapping[str, str | Irreversible] | None = None,
+) -> None:
+    """Create a primary key without downtime, from an index that is built concurrently.
+
+    :param constraint_name: name of the constraint, None for PostgreSQL's or the naming convention's own.
+    :param table_name: name of the table.
+    :param columns: names of the columns.
+    :param schema: schema of the table.
+    :param up: SQL expression that gives a value which fits, for rows that do not; by column, if several.
+    :param down: SQL expression that gives clients of the revision before their value.
+    """
+    _invoke(
+        "zd_create_primary_key",
+        constraint_name,
+        table_name,
+        columns,
+        schema=schema,
+        up=up,
+        down=down,
+    )
+
+
+def zd_create_exclude_constraint(
+    constraint_name: str | None,
+    table_name: str,
+    *elements: Any,
+    **kw: Any,
+) -> None:
+    r"""Create an EXCLUDE constraint on an empty table; on one with rows it is refused.
+
+    :param constraint_name: name of the constraint, None for PostgreSQL's or the naming convention's own.
+    :param table_name: name of the table.
+    :param \*elements: pairs of column and operator, as for ``op.create_exclude_constraint``.
+    :param \**kw: all else that ``op.create_exclude_constraint`` takes: ``where``, ``using``, ``schema``, ...
+    """
+    _invoke(
+        "zd_create_exclude_constraint",
+        constraint_name,
+        table_name,
+        *elements,
+        **kw,
+    )
+
+
+def zd_drop_constraint(
+    constraint_name: str,
+    table_name: str,
+    type_: str | None = None,
+    *,
+    schema: str | None = None,
+    if_exists: bool | None = None,
+    up: str | Mapping[str, str] | None = None,
+    down: str | Irreversible | Mapping[str, str | Irreversible] | None = None,
+) -> None:
+    """Drop a constraint without downtime; it goes when the migration is completed.
+
+    :param constraint_name: name of the constraint.
+    :param table_name: name of the table.
+    :param type_: as for ``op.drop_constraint``; PostgreSQL does not need it.
+    :param schema: schema of the table.
+    :param if_exists: if True, a constraint that does not exist is no error.
+    :param up: SQL expression that gives the new version's value; by column, if the constraint has several.
+    :param down: SQL expression that gives a value which conforms, for clients of the revision before.
+     With it new clients are free of the constraint at once.
+    """
+    _invoke(
+        "zd_drop_constraint",
+        constraint_name,
+        table_name,
+        type_,
+        schema=schema,
+        if_exists=if_exists,
+        up=up,
+        down=down,
+    )
+
+
+def zd_rename_constraint(
+    constraint_name: str,
+    table_name: str,
+    new_constraint_name: str,
+    *,
+    schema: str | None = None,
+) -> None:
+    """Rename a constraint without downtime; the table's own gets its new name with ``zd-complete``.
+
+    :param constraint_name: name before.
+    :param table_name: name of the table.
+    :param new_constraint_name: name after.
+    :param schema: schema of the table.
+    """
+    _invoke(
+        "zd_rename_constraint",
+        constraint_name,
+        table_name,
+        new_constraint_name,
+        schema=schema,
+    )

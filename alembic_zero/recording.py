@@ -20,6 +20,7 @@ from alembic.operations.ops import AddColumnOp
 from alembic.runtime.migration import MigrationContext
 from psycopg import ProgrammingError
 from sqlalchemy import schema as sa_schema
+from sqlalchemy.dialects.postgresql import ExcludeConstraint
 from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect
 from sqlalchemy.dialects.postgresql.named_types import CreateDomainType, CreateEnumType
 from sqlalchemy.exc import CompileError, DBAPIError
@@ -53,15 +54,16 @@ _ADVICE: dict[type, tuple[str, str | None]] = {
     ddl.IdentityColumnDefault: ("alter_column", "old clients rely on the default: use op.zd_alter_column"),
     ddl.RenameTable: ("rename_table", "old clients know the table by its name: use op.zd_rename_table"),
     sa_schema.DropTable: ("drop_table", "old clients still use the table: use op.zd_drop_table"),
-    sa_schema.DropConstraint: (
-        "drop_constraint",
-        "it takes ACCESS EXCLUSIVE while old clients rely on it: use op.zd_execute(contract=...)",
-    ),
-    sa_schema.AddConstraint: (
-        "add_constraint",
-        "it scans the table while writers wait: use op.zd_execute(expand=...) with NOT VALID and VALIDATE",
-    ),
+    sa_schema.DropConstraint: ("drop_constraint", "old clients rely on it: use op.zd_drop_constraint"),
 }
+
+_CONSTRAINTS: tuple[tuple[type, str], ...] = (
+    (sa.ForeignKeyConstraint, "it scans the table while writers wait: use op.zd_create_foreign_key"),
+    (sa.UniqueConstraint, "writers wait while its index is built: use op.zd_create_unique_constraint"),
+    (sa.PrimaryKeyConstraint, "writers wait while its index is built: use op.zd_create_primary_key"),
+    (ExcludeConstraint, "writers wait while its index is built: use op.zd_create_exclude_constraint"),
+    (sa.CheckConstraint, "it scans the table while everybody waits: use op.zd_create_check_constraint"),
+)
 
 
 class _LiteralCompiler(PGCompiler):
@@ -288,15 +290,12 @@ class Recorder:
             )
             autocommit = autocommit or "CONCURRENTLY" in text.split("(", 1)[0]
             index = (schema, str(construct.element.name)) if "CONCURRENTLY" in text.split("(", 1)[0] else None
-            blocking = None if autocommit else "writers wait while it is built: use postgresql_concurrently=True"
-        elif isinstance(construct, sa_schema.AddConstraint) and isinstance(construct.element, sa.UniqueConstraint):
+            blocking = None if autocommit else "writers wait while it is built: use op.zd_create_index"
+        elif isinstance(construct, sa_schema.AddConstraint):
             kind = "add_constraint"
-            blocking = (
-                "writers wait for its index: use op.create_index(unique=True, postgresql_concurrently=True), "
-                "then op.zd_execute(contract='ALTER TABLE ... ADD CONSTRAINT ... UNIQUE USING INDEX ...')"
-            )
+            blocking = next(advice for type_, advice in _CONSTRAINTS if isinstance(construct.element, type_))
         elif isinstance(construct, sa_schema.DropIndex):
-            kind, blocking = "drop_index", "old clients still rely on it: use op.zd_execute(contract=...)"
+            kind, blocking = "drop_index", "old clients still rely on it: use op.zd_drop_index"
             schema, table = (None, None) if construct.element.table is None else (schema, table)
         elif isinstance(construct, sa_schema.DDLElement) and table is not None and kind == "sql":
             kind = "comment"

@@ -12,7 +12,7 @@ from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
 from alembic_zero.plan.links import is_tied, plan_hold, plan_untie
 from alembic_zero.plan.references import plan_unlinking
-from alembic_zero.plan.rollback import plan_table_rollback
+from alembic_zero.plan.rollback import plan_index_rollback, plan_table_rollback
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.recording import Recorder
 
@@ -80,6 +80,7 @@ class Rollback:
             tables = _untie(ending, views, migration, source)
             tables += [step for flight, found in keys for step in plan_unlinking(flight, found, source)]
             tables += [plan_table_rollback(flight, views[flight.id], source) for flight in ending]
+            tables += [step for flight in ending for step in plan_index_rollback(flight, source)]
             buried = publisher.bury(
                 migration.revision, migration.schemas, migration.from_revision, handled, migration.id
             )

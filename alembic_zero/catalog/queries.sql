@@ -62,7 +62,7 @@ SELECT con.conname AS name,
 -- name: indexes
 -- Indexes with the constraints that own them; the definition still carries its header.
 SELECT ic.relname AS name,
-       pg_get_indexdef(i.indexrelid) AS definition,
+       CASE WHEN con.contype = 'x' THEN pg_get_constraintdef(con.oid) ELSE pg_get_indexdef(i.indexrelid) END AS definition,
        i.indisunique AS unique,
        ARRAY(SELECT DISTINCT a.attname::text
                FROM pg_attribute a
@@ -80,6 +80,9 @@ SELECT ic.relname AS name,
        obj_description(con.oid, 'pg_constraint') AS constraint_comment,
        i.indisclustered AS clustered,
        i.indisreplident AS replica_identity,
+       ARRAY(SELECT pg_get_indexdef(i.indexrelid, k, false) FROM generate_series(1, i.indnkeyatts) AS k ORDER BY k) AS keys,
+       pg_get_expr(i.indpred, i.indrelid) AS predicate,
+       COALESCE(NOT (to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, true) AS nulls_distinct,
        (SELECT COALESCE(jsonb_agg(jsonb_build_array(a.attnum, (to_jsonb(a) ->> 'attstattarget')::int) ORDER BY a.attnum), '[]')
           FROM pg_attribute a
          WHERE a.attrelid = i.indexrelid AND COALESCE((to_jsonb(a) ->> 'attstattarget')::int, -1) <> -1) AS statistics
@@ -122,6 +125,34 @@ SELECT con.conname AS name, con.conrelid::bigint AS relation, n.nspname AS schem
   JOIN pg_namespace rn ON rn.oid = rc.relnamespace
  WHERE con.contype = 'f' AND con.conparentid = 0 AND (con.conrelid = :oid OR con.confrelid = :oid)
  ORDER BY con.conrelid, con.conname
+
+-- name: constraint_names
+-- Names of all constraints of a table: no constraint may take one of them.
+SELECT con.conname AS name
+  FROM pg_constraint con
+ WHERE con.conrelid = :oid
+ ORDER BY con.conname
+
+-- name: schema_constraints
+-- Names of all constraints of a schema: PostgreSQL gives none of them to a constraint that has no name.
+SELECT DISTINCT con.conname AS name
+  FROM pg_constraint con
+  JOIN pg_namespace n ON n.oid = con.connamespace
+ WHERE n.nspname = :schema
+ ORDER BY con.conname
+
+-- name: object_dependents
+-- What depends on an index or constraint of a table: foreign keys, views that group by a key.
+SELECT DISTINCT COALESCE(con.conname, ic.relname) AS name,
+       CASE WHEN r.ev_class IS NULL THEN pg_describe_object(d.classid, d.objid, 0)
+            ELSE pg_describe_object('pg_class'::regclass, r.ev_class, 0) END AS object
+  FROM pg_depend d
+  LEFT JOIN pg_constraint con ON d.refclassid = 'pg_constraint'::regclass AND con.oid = d.refobjid
+  LEFT JOIN pg_index i ON d.refclassid = 'pg_class'::regclass AND i.indexrelid = d.refobjid
+  LEFT JOIN pg_class ic ON ic.oid = i.indexrelid
+  LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+ WHERE :oid IN (con.conrelid, i.indrelid) AND d.deptype = 'n'
+ ORDER BY 1, 2
 
 -- name: statistics
 -- Extended statistics objects.
@@ -347,6 +378,15 @@ SELECT i.indisvalid AS valid
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_index i ON i.indexrelid = c.oid
+ WHERE n.nspname = :schema AND c.relname = :name
+
+-- name: table_of_index
+-- The table that an index belongs to.
+SELECT t.relname AS name
+  FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indexrelid
+  JOIN pg_class t ON t.oid = i.indrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = :schema AND c.relname = :name
 
 -- name: key_columns

@@ -143,9 +143,13 @@ def _column(row: Mapping[str, Any], default_volatile: bool) -> Column:
 def _index(row: Mapping[str, Any]) -> Index:
     # The header names index and table, both known; what follows is the part worth keeping.
     definition = row["definition"]
+    if row["constraint"] == "x":
+        definition = definition.removeprefix("EXCLUDE ").removesuffix(row["constraint_suffix"])
+    else:
+        definition = definition[_using_position(definition, row["name"]) :]
     return Index(
         name=row["name"],
-        definition=definition[_using_position(definition, row["name"]) :],
+        definition=definition,
         unique=row["unique"],
         columns=tuple(row["columns"]),
         constraint=row["constraint"],
@@ -154,6 +158,9 @@ def _index(row: Mapping[str, Any]) -> Index:
         statistics=tuple(tuple(pair) for pair in row["statistics"]),
         clustered=row["clustered"],
         replica_identity=row["replica_identity"],
+        keys=tuple(row["keys"]),
+        predicate=row["predicate"],
+        nulls_distinct=row["nulls_distinct"],
     )
 
 
@@ -243,4 +250,8 @@ def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
             row_type_functions=tuple(row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)),
             publications=tuple(row["name"] for row in read_rows(connection, "publications", oid=oid)),
             physical_names=tuple(row["name"] for row in read_rows(connection, "columns", oid=oid)),
+            constraint_names=tuple(row["name"] for row in read_rows(connection, "constraint_names", oid=oid)),
+            object_dependents=tuple(
+                (row["name"], row["object"]) for row in read_rows(connection, "object_dependents", oid=oid)
+            ),
         )

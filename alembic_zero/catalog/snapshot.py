@@ -48,7 +48,8 @@ class Index(PlainData):
     """An index; *definition* starts at ``USING``.
 
     *constraint* is ``p``, ``u`` or ``x`` for an index that a constraint owns, and
-    *constraint_suffix* what follows the constraint's column list (deferrability).
+    *constraint_suffix* what follows the constraint's column list (deferrability). *keys* are the
+    expressions of its key columns.
     """
 
     name: str
@@ -61,6 +62,9 @@ class Index(PlainData):
     statistics: tuple[tuple[int, int], ...] = ()
     clustered: bool = False
     replica_identity: bool = False
+    keys: tuple[str, ...] = ()
+    predicate: str | None = None
+    nulls_distinct: bool = True
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,8 @@ class TableFacts(PlainData):
     row_type_functions: tuple[str, ...] = ()
     publications: tuple[str, ...] = ()
     physical_names: tuple[str, ...] = field(default=())
+    constraint_names: tuple[str, ...] = ()
+    object_dependents: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sqlalchemy import schema as sa_schema
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from alembic_zero.catalog.snapshot import ForeignKey
-from alembic_zero.names import internal_name
+from alembic_zero.names import implicit_name
 from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import ident
 
@@ -95,7 +95,7 @@ def _foreign_key(table: str, constraint: Any, text: str) -> ForeignKey:
     columns = tuple(str(name) for name in constraint.column_keys)
     referenced = str(constraint.elements[0].target_fullname).split(".")[:-1]
     return ForeignKey(
-        name=str(constraint.name or internal_name(table, *columns, "fkey")),
+        name=str(constraint.name or implicit_name(table, columns, "fkey")),
         columns=columns,
         suffix=text[text.index(" REFERENCES ") + 1 :].strip(),
         referenced=ident(*referenced),

@@ -18,6 +18,7 @@ from alembic_zero.execute.following import Following
 from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.preflight import check_rows
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER
@@ -27,6 +28,7 @@ from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp
 from alembic_zero.plain import PlainData
+from alembic_zero.plan.demands import demands_of
 from alembic_zero.plan.draft import new_draft
 from alembic_zero.plan.enums import EnumFlight, plan_types
 from alembic_zero.plan.expand import (
@@ -42,7 +44,7 @@ from alembic_zero.plan.expand import (
 from alembic_zero.plan.items import Item, Ordinary
 from alembic_zero.plan.links import check_downward, groups, sources_first
 from alembic_zero.plan.outline import outline
-from alembic_zero.plan.policy import check_columns, check_table, check_triggers
+from alembic_zero.plan.policy import check_columns, check_foreign_keys, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
@@ -150,6 +152,7 @@ class Planner:
             self._enums.apply(items, partial(self._resolve_last, connection, items))
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
+        self._check_rows(flights)
         types = plan_types(self._enums.changes, revision, self._enums.holders)
         prelude = [text for item in items for text in definitions(item, self.default_schema)]
         prelude += [text for step in types for text in step.statements]
@@ -179,10 +182,39 @@ class Planner:
             if isinstance(operation, ZdCreateTableOp):
                 trial = self._create_trial(connection, item, operation)
             else:
-                trial = self._resolve(connection, item, operation.schema, operation.table_name)
-            trial.given_up = self._given_up(trial)
+                name = operation.table_name or self._table_of_index(connection, item, operation)
+                trial = self._resolve(connection, item, operation.schema, name)
+            self._inform(connection, trial)
             trial.apply(item)
             following.pin(trial.draft, list(self._drafts.values()))
+
+    def _inform(self, connection: Connection, trial: LinkedTrial) -> None:
+        """Tell a trial what it must know of other tables."""
+        others = [t.draft for t in self._trials.values() if t is not trial]
+        flying = [f for f in self.state.flights if f.id not in self._trials]
+        specs = [d.spec for d in others if not d.dropped] + [f.spec_at(len(f.levels)) for f in flying]
+        schema = trial.draft.flight.schema
+        trial.given_up = self._given_up(trial)
+        trial.default_schema = self.default_schema
+        trial.names_reserved = frozenset(i.name for s in specs if s.schema == schema for i in s.indexes)
+        trial.keys_given_up = frozenset(key for t in self._trials.values() for key in t.lost_foreign_keys())
+        trial.find_spec = partial(self._find_spec, connection)
+
+    def _find_spec(self, connection: Connection, schema: str | None, name: str) -> TableSpec | None:
+        """Return a table as it is at this point of the upgrade; None if it cannot be seen in the trial.
+
+        :raises LookupError: there is no such table.
+        """
+        schema = schema or self.default_schema
+        trial = next((t for t in self._trials.values() if t.is_of(schema, name)), None)
+        if trial is not None:
+            return replace(trial.draft.spec, schema=schema)
+        flight = self._find_flight(connection, schema, name)
+        if flight is not None:
+            return flight.spec_at(len(flight.levels))
+        if self._released:
+            return None
+        raise LookupError(f"{schema}.{name}")
 
     def _given_up(self, trial: LinkedTrial) -> set[str]:
         """Return physical table names that no version will show any more once everything is contracted."""
@@ -328,6 +360,21 @@ class Planner:
                 next_command="alembic zd-complete, in that project",
             )
 
+    def _table_of_index(self, connection: Connection, item: Item, operation: ZdTableOperation) -> str:
+        """Return the name that the table of an index has by now, for a drop that does not name it."""
+        schema, index = operation.schema or self.default_schema, str(getattr(operation, "index_name", ""))
+        specs = [t.draft.spec for t in self._trials.values() if t.draft.flight.schema == schema]
+        specs += [f.spec_at(len(f.levels)) for f in self.state.flights if f.schema == schema]
+        found = [s.name for s in specs if index in {i.name for i in s.indexes}]
+        found += [row["name"] for row in read_rows(connection, "table_of_index", schema=schema, name=index)]
+        if found:
+            return found[0]
+        raise RefusedError(
+            f"{item.describe()}: there is no index {schema}.{index}; nothing was changed",
+            code="ZD202",
+            revision=item.revision,
+        )
+
     def _find_flight(self, connection: Connection, schema: str, name: str) -> Flight | None:
         for flight in self.state.flights:
             top = flight.spec_at(len(flight.levels))
@@ -365,6 +412,8 @@ class Planner:
         for oid, draft in self._followers.items():
             # Its columns are as they were, so physical names are of no account.
             flights[oid] = draft.finish(migration, revision, draft.spec, set())
+        for draft in self._drafts.values():
+            check_foreign_keys(revision, draft, [*flights.values(), *self.state.flights])
         try:
             sources_first(flights)
             check_downward(flights)
@@ -376,6 +425,12 @@ class Planner:
                 revision=revision,
             ) from error
         return flights
+
+    def _check_rows(self, flights: dict[int, Flight]) -> None:
+        """Refuse rows that could not follow, while nothing has changed yet."""
+        with self.sessions.lend() as connection:
+            for oid, flight in flights.items():
+                check_rows(connection, flight, demands_of(flight, self._drafts[oid]))
 
     def _created_texts(self, items: Sequence[Item], group: Sequence[Flight]) -> list[str]:
         """Return the statements that create the tables of a group which are not there yet."""

@@ -18,6 +18,7 @@ from alembic_zero.catalog.reader import read_rows, read_spec
 from alembic_zero.execute.locks import sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
 from alembic_zero.execute.sending import describe_error, send, send_single
+from alembic_zero.execute.trial_objects import ObjectTrial
 from alembic_zero.lens.lens import Cell, Edge, Flight
 from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.operations.across import FromTable
@@ -44,7 +45,7 @@ _PROBE = "_zd_probe"
 _UNDEFINED_OBJECT, _INVALID_TEXT = "42704", "22P02"
 
 
-class TableTrial:
+class TableTrial(ObjectTrial):
     """The trial of all operations on one table.
 
     :param connection: inside a transaction that will be rolled back.
@@ -125,6 +126,8 @@ class TableTrial:
             self._rename_table(operation)
         elif isinstance(operation, ZdDropTableOp):
             self._drop_table()
+        else:
+            self.apply_to_object(operation)
 
     def _names_in_use(self) -> set[str]:
         """Return the names of the schema that no table in flight is about to give up."""
@@ -228,8 +231,10 @@ class TableTrial:
             return
         self._check_droppable(name)
         self._check_reversible(operation, column, after)
-        copy = self._new_cell(after, sequence_of=cell.id if self._is_numbered(cell, column, after) else None)
+        copy = self._copy_of(cell, column, after)
         self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))
+        if operation.up is None and after.not_null and not column.not_null:
+            self.draft.bare_not_nulls[cell.id] = self._description()
         self._apply_plain(operation)
         self._refresh({after_name: copy.id})
         self.draft.sources[copy.id] = cell.id
@@ -342,6 +347,13 @@ class TableTrial:
 
     # -- the draft ------------------------------------------------------------------------
 
+    def _description(self) -> str:
+        return str(self._item and self._item.describe())
+
+    def _copy_of(self, cell: Cell, before: Column, after: Column) -> Cell:
+        """Return a new cell that is to replace another one; what numbers the one numbers the other."""
+        return self._new_cell(after, sequence_of=cell.id if self._is_numbered(cell, before, after) else None)
+
     def _new_cell(self, column: Column, sequence_of: str | None = None) -> Cell:
         cell = Cell(
             self.draft.fresh("c"),
@@ -361,6 +373,7 @@ class TableTrial:
         for column in spec.columns:
             shape[column.name] = changed.get(column.name) or draft.shape[column.name]
         draft.spec, draft.shape = spec, shape
+        draft.lose()
 
     def _probe(
         self, direction: str, expression: str | FromTable, spec: TableSpec, target: Cell, column: Column
@@ -460,7 +473,7 @@ class TableTrial:
         draft.name_cells()
         physical = None if draft.dropped else self._read_physical_spec()
         for index in draft.new_exclusions():
-            raise self._refuse(f"exclusion constraint {index!r} cannot be built concurrently", "ZD204")
+            self._check_empty(f"exclusion constraint {index!r}")
         return draft.finish(migration, revision, physical, taken_relations)
 
     def _read_physical_spec(self) -> TableSpec:

@@ -123,13 +123,23 @@ class NewCheck(PlainData):
 
 
 @dataclass(frozen=True)
+class NewNotNull(PlainData):
+    """A NOT NULL on a cell that is there already: a CHECK called *helper_name* until the contract."""
+
+    name: str | None
+    cell: str
+    helper_name: str
+
+
+@dataclass(frozen=True)
 class Level(PlainData):
     """One revision's (or one upgrade's) change of a table, and the shape after it.
 
     *shape* maps logical column names to cell ids, in the order of ``spec.columns``. *ups* and
     *downs* stand in the order of the operations; downs are applied in reverse. *links* begin at this
     table; a table that is *linked* is one of their ends. *relaxed* cells may be NULL until a
-    transaction commits, whatever their column says.
+    transaction commits, whatever their column says. *renamed* has the kind of an index or CHECK
+    (:class:`alembic_zero.lens.objects.ObjectKind`), its name before and its name after.
     """
 
     generation: int
@@ -144,6 +154,8 @@ class Level(PlainData):
     foreign_keys: tuple[NewForeignKey, ...] = ()
     checks: tuple[NewCheck, ...] = ()
     statistics: tuple[Statistics, ...] = ()
+    not_nulls: tuple[NewNotNull, ...] = ()
+    renamed: tuple[tuple[str, str, str], ...] = ()
     dropped: bool = False
     links: tuple[Link, ...] = ()
     linked: bool = False

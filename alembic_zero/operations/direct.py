@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic.operations.ops import AlterColumnOp
+from alembic.operations.ops import AlterColumnOp, CreateCheckConstraintOp
 from alembic.util.sqla_compat import _copy as copy_column
 from sqlalchemy import Column, Computed, Constraint, Dialect, Identity, PrimaryKeyConstraint, Table, inspect
 from sqlalchemy.dialects.postgresql import ENUM
@@ -16,6 +16,7 @@ from sqlalchemy.types import to_instance
 
 from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp
+from alembic_zero.operations.constraints import ZdConstraintOperation, ZdDropConstraintOp, ZdRenameConstraintOp
 from alembic_zero.operations.direct_keys import TAKE_BACK, ask_for_keys, let_go
 from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp
 from alembic_zero.operations.errors import RefusedError
@@ -23,7 +24,10 @@ from alembic_zero.operations.execute import ZdExecuteOp
 from alembic_zero.operations.tables import ZdCreateTableOp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from alembic.operations import Operations
+    from alembic.operations.ops import MigrateOperation
 
     from alembic_zero.operations.base import ZdOperation, ZdTableOperation
     from alembic_zero.operations.columns import Type
@@ -72,7 +76,11 @@ def run_directly(operations: Operations, operation: ZdOperation) -> Any:
         return run_text(operations, operation.render_block())
     if isinstance(operation, ZdCreateEnumOp):
         note_created(operations, operation)
+    if isinstance(operation, ZdRenameConstraintOp):
+        return run_text(operations, operation.statement())
     (plain,) = operation.plain_operations()
+    if isinstance(operation, ZdConstraintOperation) and operation.up is not None:
+        return _change_constraint(operations, operation, plain)
     result = operations.invoke(plain)
     if isinstance(operation, ZdCreateTableOp) and operation.up is not None:
         _insert_rows(operations, operation, operation.up, result)
@@ -84,6 +92,63 @@ def note_created(operations: Operations, operation: ZdCreateEnumOp) -> None:
     operations.migration_context.impl.memo.setdefault(f"pg_{ENUM.__visit_name__}", set()).add(
         (operation.schema, operation.name)
     )
+
+
+def _change_constraint(operations: Operations, operation: ZdConstraintOperation, plain: MigrateOperation) -> None:
+    """Convert the columns before the constraint is there, or once it is gone."""
+    drops = isinstance(operation, ZdDropConstraintOp)
+    columns = getattr(operation, "columns", None)
+    if isinstance(operation.up, str) and columns is None:
+        _fill_only_column(operations, operation, plain)
+    else:
+        ups, _ = operation.expressions(columns or tuple(operation.up or ()))
+        if drops:
+            operations.invoke(plain)
+        _fill_columns(operations, operation, ups)
+    if not drops:
+        operations.invoke(plain)
+
+
+# Only the server knows which column a CHECK, or a constraint that is dropped, is about.
+_FILL_ONLY_COLUMN = """\
+DO $zd$
+DECLARE
+    found text;
+BEGIN
+    {before}SELECT a.attname INTO STRICT found
+      FROM pg_catalog.pg_constraint AS c
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+     WHERE c.conrelid = {literal}::pg_catalog.regclass AND c.conname = {name};
+    ALTER TABLE {table} DROP CONSTRAINT {quoted};
+    EXECUTE pg_catalog.concat({update}, pg_catalog.quote_ident(found), {value});
+END
+$zd$"""
+
+
+def _fill_only_column(operations: Operations, operation: ZdConstraintOperation, plain: MigrateOperation) -> None:
+    """Set the one column of the constraint to ``up``; a constraint that is to be dropped goes first."""
+    table, name, before = _quote_table(operation.table_name, operation.schema), str(operation.constraint_name), ""
+    if isinstance(plain, CreateCheckConstraintOp):
+        name = "_zd_probe"
+        constraint = plain.to_constraint(operations.migration_context)
+        condition = constraint.sqltext.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True})
+        before = f"ALTER TABLE {table} ADD CONSTRAINT {_quote(name)} CHECK ({condition}) NOT VALID;\n    "
+    text = _FILL_ONLY_COLUMN.format(
+        before=before,
+        literal=_literal(table),
+        name=_literal(name),
+        table=table,
+        quoted=_quote(name),
+        update=_literal(f"UPDATE {table} SET "),
+        value=_literal(f" = ({_end_line(str(operation.up))})"),
+    )
+    run_text(operations, text)
+    run_text(operations, _CHECK_DEFERRED.format(table=_literal(table)))
+
+
+def _literal(value: str) -> str:
+    quoted = value.replace("'", "''")
+    return f"E'{quoted.replace(chr(92), chr(92) * 2)}'" if chr(92) in value else f"'{quoted}'"
 
 
 def run_text(operations: Operations, statement: str) -> None:
@@ -189,10 +254,6 @@ def _literals(operation: ZdAlterColumnOp) -> tuple[str, str]:
     return _literal(_quote_table(operation.table_name, operation.schema)), _literal(operation.column_name)
 
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _loosen(operations: Operations, operation: ZdAlterColumnOp) -> None:
     """Drop NOT NULL, and a default that is to be replaced, before values are converted.
 
@@ -266,6 +327,14 @@ def _fill_column(operations: Operations, operation: ZdTableOperation, column_nam
             f" WHERE EXISTS (SELECT {rows})",
         )
     run_text(operations, f"UPDATE {table} SET {_quote(column_name)} = ({_end_line(up)}){condition}")
+    run_text(operations, _CHECK_DEFERRED.format(table=_literal(table)))
+
+
+def _fill_columns(operations: Operations, operation: ZdTableOperation, ups: Mapping[str, str]) -> None:
+    """Set several columns in one statement: each expression sees the row as it was."""
+    table = _quote_table(operation.table_name, operation.schema)
+    assigned = ", ".join(f"{_quote(name)} = ({_end_line(up)})" for name, up in ups.items())
+    run_text(operations, f"UPDATE {table} SET {assigned}")
     run_text(operations, _CHECK_DEFERRED.format(table=_literal(table)))
 
 

@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 from alembic.operations import Operations
 
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.constraints import (
+    ZdCreateCheckConstraintOp,
+    ZdCreateExcludeConstraintOp,
+    ZdCreateForeignKeyOp,
+    ZdCreatePrimaryKeyOp,
+    ZdCreateUniqueConstraintOp,
+    ZdDropConstraintOp,
+    ZdRenameConstraintOp,
+)
 from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp, ZdDropEnumOp
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.indexes import ZdCreateIndexOp, ZdDropIndexOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
 
 if TYPE_CHECKING:
@@ -32,6 +42,15 @@ OPERATION_CLASSES: tuple[type[ZdOperation], ...] = (
     ZdAlterEnumOp,
     ZdDropEnumOp,
     ZdExecuteOp,
+    ZdCreateIndexOp,
+    ZdDropIndexOp,
+    ZdCreateForeignKeyOp,
+    ZdCreateCheckConstraintOp,
+    ZdCreateUniqueConstraintOp,
+    ZdCreatePrimaryKeyOp,
+    ZdCreateExcludeConstraintOp,
+    ZdDropConstraintOp,
+    ZdRenameConstraintOp,
 )
 
 

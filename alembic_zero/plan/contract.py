@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from alembic_zero.lens.objects import ObjectKind, lost_at, names_at, objects_until
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.plan.expand import drop_triggers, table_lock
 from alembic_zero.plan.references import restored_deferral
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from alembic_zero.catalog.snapshot import Column, TableFacts, TableSpec
     from alembic_zero.lens.lens import Cell, Flight, Level, NewIndex, Rule
+    from alembic_zero.lens.objects import TableObject
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,10 @@ def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
 
 def _helpers(flight: Flight, level: int) -> Iterator[tuple[str, str]]:
     shown = {cell for _, cell in flight.shape_at(level)}
+    kept = names_at(flight, level)
     for number in range(1, level + 1):
         for rule in flight.levels[number - 1].rules:
-            if not set(rule.cells) <= shown:
+            if not set(rule.cells) <= shown or (rule.check and (ObjectKind.CHECK, rule.helper_name) not in kept):
                 continue
             if rule.check is None:
                 yield rule.helper_name, f"CHECK ({ident(str(flight.cell(rule.cells[0]).physical))} IS NOT NULL)"
@@ -178,6 +182,11 @@ class Swap:
         """Whether the revision drops the table."""
         return any(level.dropped for level in self.flight.levels[: self.level])
 
+    @cached_property
+    def _names(self) -> dict[tuple[ObjectKind, str], str]:
+        """What indexes and constraints are to be called, by kind and physical name."""
+        return names_at(self.flight, self.level)
+
     def _gone_cells(self) -> list[str]:
         kept = {c for n in range(self.level, len(self.flight.levels) + 1) for _, c in self.flight.shape_at(n)}
         shown = dict.fromkeys(c for n in range(self.level) for _, c in self.flight.shape_at(n))
@@ -201,8 +210,9 @@ class Swap:
         statements += self._drop_others() + self._flatten()
         if self.flight.has_marker:
             statements += drop_triggers(self.flight)
-        statements += self._move_sequences() + self._drop_columns() + self._renames()
-        statements += self._not_nulls() + self._checks() + self._indexes() + self._foreign_keys()
+        statements += self._drop_objects() + self._move_sequences() + self._drop_columns() + self._renames()
+        statements += self._not_nulls() + self._rename_objects() + self._deferrals()
+        statements += self._indexes() + self._comments_on_constraints()
         statements += self._defaults() + self._serials() + self._comments() + self._statistics()
         if self.flight.has_marker and not after.has_marker:
             statements.append(ddl.drop_column(self._table, MARKER))
@@ -275,6 +285,12 @@ class Swap:
     def _drop_columns(self) -> list[str]:
         return [ddl.drop_column(self._table, str(self.flight.cell(c).physical)) for c in self._gone_cells()]
 
+    def _drop_objects(self) -> list[str]:
+        """Drop indexes and constraints that are gone while their columns stay; others go with a column."""
+        gone = set(self._gone_cells())
+        lost = lost_at(self.flight, self.level)
+        return [drop_object(self.flight, one) for one in lost if not gone & set(one.cells)]
+
     def _renames(self) -> list[str]:
         return ddl.rename_pairs(((str(cell.physical), column.name) for column, cell in self._columns()), self._table)
 
@@ -287,7 +303,11 @@ class Swap:
                 name = shape[rule.cells[0]]
                 statements.append(f"ALTER TABLE {self._table} ALTER COLUMN {ident(name)} SET NOT NULL")
                 statements.append(ddl.drop_constraint(self._table, rule.helper_name))
-        based = {c for _, c in self.flight.shape}
+        added = [one for level in self._levels() for one in level.not_nulls if one.cell in shape]
+        for one in added:
+            statements.append(f"ALTER TABLE {self._table} ALTER COLUMN {ident(shape[one.cell])} SET NOT NULL")
+            statements.append(ddl.drop_constraint(self._table, one.helper_name))
+        based = {c for _, c in self.flight.shape} - {one.cell for one in added}
         wanted = [
             (column.name, column.not_null_name)
             for column, cell in self._columns()
@@ -301,18 +321,21 @@ class Swap:
         shown = {cell for _, cell in self.flight.shape_at(self.level)}
         return [rule for level in self.flight.levels[: self.level] for rule in level.rules if set(rule.cells) <= shown]
 
-    def _checks(self) -> list[str]:
-        pairs = [(rule.helper_name, rule.check) for rule in self._rules() if rule.check is not None]
-        pairs += [
-            (c.physical, c.check) for level in self._levels() for c in level.checks if self._has(level, c.check.columns)
+    def _rename_objects(self) -> list[str]:
+        """Give indexes and constraints their final names; what an index becomes a constraint by, renames it, too."""
+        constraints, indexes = [], []
+        kinds = {(o.kind, o.physical): o.constraint for o in objects_until(self.flight, self.level)}
+        attached = {new.physical for level in self._levels() for new in level.indexes if _is_attached(new)}
+        for (kind, physical), name in self._names.items():
+            if kind == ObjectKind.FOREIGN_KEY or kinds[kind, physical]:
+                constraints.append((physical, name))
+            elif physical not in attached:
+                indexes.append((physical, name))
+        statements = [ddl.rename_constraint(self._table, *pair) for pair in ddl.in_turns(constraints)]
+        return statements + [
+            f"ALTER INDEX {ident(self.flight.schema, before)} RENAME TO {ident(after)}"
+            for before, after in ddl.in_turns(indexes)
         ]
-        statements = []
-        for physical, check in pairs:
-            if physical != check.name:
-                statements.append(ddl.rename_constraint(self._table, physical, check.name))
-            if check.comment:
-                statements.append(ddl.comment_on_constraint(self._table, check.name, check.comment))
-        return statements
 
     def _levels(self) -> tuple[Level, ...]:
         return self.flight.levels[: self.level]
@@ -327,17 +350,16 @@ class Swap:
         statements = []
         for level in self._levels():
             for new in level.indexes:
-                if self._has(level, new.index.columns):
-                    statements += self._index(new)
+                name = self._names.get((ObjectKind.INDEX, new.physical))
+                if name is not None:
+                    statements += self._index(replace(new, index=replace(new.index, name=name)))
         return statements
 
     def _index(self, new: NewIndex) -> list[str]:
         index = new.index
         statements = []
-        if index.constraint:
+        if _is_attached(new):
             statements.append(ddl.attach_constraint(self._table, index, new.physical))
-        elif new.physical != index.name:
-            statements.append(f"ALTER INDEX {ident(self.flight.schema, new.physical)} RENAME TO {ident(index.name)}")
         name = ident(self.flight.schema, index.name)
         statements.append(ddl.rename_index_columns(name))
         statements += [
@@ -354,19 +376,26 @@ class Swap:
             statements.append(f"COMMENT ON INDEX {name} IS {literal(index.comment)}")
         return statements
 
-    def _foreign_keys(self) -> list[str]:
+    def _comments_on_constraints(self) -> list[str]:
+        found = []
+        for level in self._levels():
+            found += [(ObjectKind.CHECK, c.physical, c.check.comment) for c in level.checks]
+            found += [(ObjectKind.CHECK, r.helper_name, r.check.comment) for r in level.rules if r.check]
+            found += [(ObjectKind.FOREIGN_KEY, f.physical, f.foreign_key.comment) for f in level.foreign_keys]
+        return [
+            ddl.comment_on_constraint(self._table, self._names[kind, physical], comment)
+            for kind, physical, comment in found
+            if comment and (kind, physical) in self._names
+        ]
+
+    def _deferrals(self) -> list[str]:
+        """Give back to foreign keys what only their final name lets clients use."""
         statements = []
-        current = set(self.flight.foreign_keys_at(self.level).values())
         for level in self._levels():
             for new in level.foreign_keys:
-                if new.physical not in current:
-                    continue
-                name = new.foreign_key.name
-                if new.physical != name:
-                    statements.append(ddl.rename_constraint(self._table, new.physical, name))
+                name = self._names.get((ObjectKind.FOREIGN_KEY, new.physical))
+                if name is not None and new.physical != new.foreign_key.name:
                     statements += restored_deferral(self._table, name, new.foreign_key)
-                if new.foreign_key.comment:
-                    statements.append(ddl.comment_on_constraint(self._table, name, new.foreign_key.comment))
         return statements
 
     def _origin(self, cell: Cell) -> Column | None:
@@ -425,6 +454,18 @@ class Swap:
 
     def _drop_functions(self, levels: int) -> list[str]:
         return drop_functions(self.flight, self.flight.levels[:levels], self.flight.contracted(levels))
+
+
+def _is_attached(new: NewIndex) -> bool:
+    """Return whether the contract makes a constraint of this index."""
+    return new.index.constraint in ("p", "u")
+
+
+def drop_object(flight: Flight, one: TableObject) -> str:
+    """Return DROP CONSTRAINT or DROP INDEX for something on the flight's table."""
+    if one.constraint:
+        return ddl.drop_constraint(ident(flight.schema, flight.name), one.physical)
+    return ddl.drop_index(flight.schema, one.physical)
 
 
 def drop_functions(flight: Flight, gone: Sequence[Level], after: Flight) -> list[str]:

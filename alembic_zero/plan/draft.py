@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, Rule
+from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, NewNotNull, Rule
+from alembic_zero.lens.objects import ObjectKind, object_names
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
 from alembic_zero.plan.references import Pin, Reference, deferred
 from alembic_zero.sql.functions import Form, render_function
@@ -27,6 +28,9 @@ class Draft:
     *fallbacks* are functions that give a column's default to a cell which nothing else derives: they
     count only where the cell stays virtual, a physical one has its default in the table. *links* begin at
     this table, *linked* says that it is an end of one, *relaxed* cells may be NULL until a commit.
+    *origins* maps indexes and CHECKs that were there before, by kind and name, to their name before;
+    *described* has the operation that made a new index or constraint. *bare_not_nulls* has cells whose copies
+    are NOT NULL without an expression that sees to it, with the operation that wants it.
     """
 
     flight: Flight
@@ -46,8 +50,15 @@ class Draft:
     links: list[Link] = field(default_factory=list)
     linked: bool = False
     relaxed: list[str] = field(default_factory=list)
+    origins: dict[tuple[ObjectKind, str], str] = field(default_factory=dict)
+    described: dict[tuple[ObjectKind, str], str] = field(default_factory=dict)
+    bare_not_nulls: dict[str, str] = field(default_factory=dict)
+    physical: TableSpec | None = None
     dropped: bool = False
     count: int = 0
+
+    def __post_init__(self) -> None:
+        self.origins = {(kind, name): name for kind, name in object_names(self.spec)}
 
     def fresh(self, kind: str) -> str:
         """Return a new name that belongs to this generation."""
@@ -55,9 +66,18 @@ class Draft:
         return f"{kind}_{self.generation}_{self.count}"
 
     @property
+    def _old_shape(self) -> dict[str, str]:
+        return dict(self.flight.shape_at(len(self.flight.levels)))
+
+    @property
     def before(self) -> set[str]:
         """The cells of the shape that the operations began with."""
-        return {cell for _, cell in self.flight.shape_at(len(self.flight.levels))}
+        return set(self._old_shape.values())
+
+    def lose(self) -> None:
+        """Forget the origin of indexes and CHECKs that are gone, so that a new one of that name is new."""
+        there = object_names(self.spec)
+        self.origins = {key: name for key, name in self.origins.items() if key in there}
 
     @property
     def _old(self) -> TableSpec:
@@ -70,6 +90,7 @@ class Draft:
          for a table that the revision drops.
         :param taken: names of relations in the table's schema that an index may not take.
         """
+        self.physical = physical
         spec = self._carried_spec()
         level = Level(
             generation=self.generation,
@@ -92,6 +113,8 @@ class Draft:
                 indexes=tuple(self._indexes(spec, physical, taken)),
                 foreign_keys=tuple(self._foreign_keys(spec)),
                 statistics=tuple(s for s in spec.statistics if self._touches(s.columns)),
+                not_nulls=tuple(self._not_nulls(spec)),
+                renamed=tuple(self._renamed(spec)),
             )
         return self._on_top(level)
 
@@ -155,9 +178,13 @@ class Draft:
             schema=self.flight.schema,
             comment=old.comment,
             columns=tuple(self._carried_column(c, self.origin_column(self.shape[c.name])) for c in self.spec.columns),
-            indexes=tuple(self._carried_index(i, by_index.get(i.name)) for i in self.spec.indexes),
+            indexes=tuple(
+                self._carried_index(i, by_index.get(self.origins.get((ObjectKind.INDEX, i.name), "")))
+                for i in self.spec.indexes
+            ),
             checks=tuple(
-                replace(c, comment=by_check[c.name].comment) if c.name in by_check else c for c in self.spec.checks
+                self._carried_check(c, by_check.get(self.origins.get((ObjectKind.CHECK, c.name), "")))
+                for c in self.spec.checks
             ),
             statistics=tuple(self._carried_statistics(s, by_statistics.get(s.name)) for s in self.spec.statistics),
             foreign_keys=tuple(
@@ -190,6 +217,9 @@ class Draft:
             replica_identity=old.replica_identity,
         )  # fmt: skip
 
+    def _carried_check(self, check: Check, old: Check | None) -> Check:
+        return check if old is None else replace(check, comment=old.comment)
+
     def _carried_statistics(self, statistics: Statistics, old: Statistics | None) -> Statistics:
         if old is None:
             return replace(statistics, schema=self.flight.schema)
@@ -198,6 +228,23 @@ class Draft:
     def _touches(self, columns: Sequence[str]) -> bool:
         before = self.before
         return any(self.shape[c] not in before for c in columns)
+
+    def _is_new(self, kind: ObjectKind, name: str, columns: Sequence[str]) -> bool:
+        return (kind, name) not in self.origins or self._touches(columns)
+
+    def _renamed(self, spec: TableSpec) -> Iterator[tuple[str, str, str]]:
+        for kind, name in sorted(object_names(spec)):
+            before = self.origins.get((kind, name), name)
+            if before != name:
+                yield kind, before, name
+
+    def _not_nulls(self, spec: TableSpec) -> Iterator[NewNotNull]:
+        """Yield NOT NULL for cells of the before-shape: a primary key brings it without a copy."""
+        nullable = {self._old_shape[column.name] for column in self._old.columns if not column.not_null}
+        for column in spec.columns:
+            cell = self.shape[column.name]
+            if column.not_null and cell in nullable:
+                yield NewNotNull(column.not_null_name, cell, self.fresh("_zd_not_null"))
 
     def _derived(self) -> set[str]:
         return {edge.target for edge in self._counting(self.ups)}
@@ -211,7 +258,7 @@ class Draft:
         texts = {c.name: c.definition for c in physical.checks}
         for check in spec.checks:
             cells = [self.shape[c] for c in check.columns]
-            if self._is_new_check(check) and any(c in derived for c in cells):
+            if self._is_new(ObjectKind.CHECK, check.name, check.columns) and any(c in derived for c in cells):
                 yield self._check_rule(check, cells, texts[check.name], spec)
 
     def _check_rule(self, check: Check, cells: Sequence[str], text: str, spec: TableSpec) -> Rule:
@@ -223,24 +270,20 @@ class Draft:
         helper = self.fresh("_zd_check")
         return Rule(check.name, tuple(cells), name, definition, check, text, helper)
 
-    def _is_new_check(self, check: Check) -> bool:
-        old = {c.name for c in self._old.checks}
-        return check.name not in old or self._touches(check.columns)
-
     def _checks(self, spec: TableSpec, physical: TableSpec) -> Iterator[NewCheck]:
         derived = self._derived()
         texts = {c.name: c.definition for c in physical.checks}
-        old = {c.name for c in self._old.checks}
+        taken = set(self.facts.constraint_names)
         for check in spec.checks:
             cells = [self.shape[c] for c in check.columns]
-            if self._is_new_check(check) and not any(c in derived for c in cells):
-                name = self.fresh("_zd_check") if check.name in old else check.name
+            if self._is_new(ObjectKind.CHECK, check.name, check.columns) and not any(c in derived for c in cells):
+                name = self.fresh("_zd_check") if check.name in taken else check.name
                 yield NewCheck(name, texts[check.name], check)
 
     def _indexes(self, spec: TableSpec, physical: TableSpec, taken: set[str]) -> Iterator[NewIndex]:
         texts = {i.name: i.definition for i in physical.indexes}
         for index in spec.indexes:
-            if not self._touches(index.columns):
+            if not self._is_new(ObjectKind.INDEX, index.name, index.columns):
                 continue
             name = index.name if index.name not in taken else self.fresh("_zd_index")
             taken.add(name)
@@ -254,6 +297,7 @@ class Draft:
 
     def _foreign_keys(self, spec: TableSpec) -> Iterator[NewForeignKey]:
         taken = {f.name for n in range(len(self.flight.levels) + 1) for f in self.flight.spec_at(n).foreign_keys}
+        taken |= set(self.facts.constraint_names)
         for foreign_key in spec.foreign_keys:
             if not self.rebuilds(foreign_key):
                 continue

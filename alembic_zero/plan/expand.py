@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
-    from alembic_zero.lens.lens import Cell, Flight
+    from alembic_zero.lens.lens import Cell, Flight, NewIndex, NewNotNull
 
 
 def table_lock(flight: Flight, mode: LockMode) -> Lock:
@@ -97,9 +97,14 @@ def _trigger_statements(flight: Flight) -> list[str]:
     table = ident(flight.schema, flight.name)
     before = flight.without_levels(len(flight.levels) - 1)
     statements = [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
+    statements += [ddl.add_check(table, n.helper_name, _not_null(flight, n)) for n in level.not_nulls]
     if flight.has_marker and (level.syncs or before.has_marker):
         statements += replace_trigger(before, flight)
     return statements
+
+
+def _not_null(flight: Flight, new: NewNotNull) -> str:
+    return f"CHECK ({ident(str(flight.cell(new.cell).physical))} IS NOT NULL)"
 
 
 def replace_trigger(before: Flight, after: Flight) -> list[str]:
@@ -168,6 +173,9 @@ def plan_fills(flight: Flight, targets: Mapping[int, Flight], source: str) -> It
 def plan_indexes(flight: Flight, source: str) -> Iterator[Step]:
     """Yield the concurrent build of every new index."""
     for index in flight.levels[-1].indexes:
+        if index.index.constraint == "x":
+            yield _exclusion(flight, index, source)
+            continue
         text = ddl.create_index_concurrently(
             index.physical, index.physical_definition, flight.schema, flight.name, unique=index.index.unique
         )
@@ -176,11 +184,28 @@ def plan_indexes(flight: Flight, source: str) -> Iterator[Step]:
                    cost="scans twice")  # fmt: skip
 
 
+def _exclusion(flight: Flight, new: NewIndex, source: str) -> Step:
+    """Return the step that adds an exclusion constraint to a table that is still empty.
+
+    There is no concurrent way: on a table with rows the step fails before it scans them.
+    """
+    table = ident(flight.schema, flight.name)
+    statements = (
+        ddl.drop_constraint(table, new.physical),
+        ddl.refuse_rows(table, f"exclusion constraint {new.index.name!r}"),
+        ddl.add_exclusion(table, new.physical, new.physical_definition, new.index.constraint_suffix),
+    )
+    lock = table_lock(flight, LockMode.ACCESS_EXCLUSIVE)
+    return Step(f"exclusion constraint {new.physical} on {_label(flight)}", Kind.TRANSACTION, source, statements,
+                (lock,), LockMode.ACCESS_EXCLUSIVE, cost="of an empty table", table=flight.id)  # fmt: skip
+
+
 def plan_validation(flight: Flight, source: str) -> list[Step]:
     """Return the validation of constraints that were added NOT VALID."""
     level = flight.levels[-1]
     table = ident(flight.schema, flight.name)
     validations = [ddl.validate(table, c.physical) for c in level.checks]
+    validations += [ddl.validate(table, n.helper_name) for n in level.not_nulls]
     validations += [ddl.validate(table, f.physical) for f in level.foreign_keys if not is_enforced_later(f.suffix)]
     if not validations:
         return []

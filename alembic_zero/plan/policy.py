@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alembic_zero.lens.objects import lost_at
 from alembic_zero.operations.errors import RefusedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from alembic_zero.catalog.snapshot import Server, TableFacts
     from alembic_zero.lens.lens import Flight
+    from alembic_zero.plan.draft import Draft
     from alembic_zero.plan.items import Item
 
 _ROW_SECURITY_SINCE = 15
@@ -71,6 +75,30 @@ def check_columns(revision: str, flight: Flight, facts: TableFacts) -> None:
             revision=revision,
             table=name,
         )
+
+
+def check_foreign_keys(revision: str, draft: Draft, flights: Sequence[Flight]) -> None:
+    """Refuse a new foreign key that the server would tie to a key which is about to go.
+
+    :param flights: all tables in flight.
+    :raises RefusedError: names the key.
+    """
+    for new in draft.foreign_keys:
+        reference = draft.references.get(new.name)
+        other = next((f for f in flights if reference and f.relation == reference.relation), None)
+        if new.origin is not None or reference is None or other is None:
+            continue
+        for lost in lost_at(other, len(other.levels)):
+            if lost.unique and {other.cell(c).physical for c in lost.cells} == set(reference.columns):
+                name = f"{draft.flight.schema}.{draft.flight.name}"
+                raise RefusedError(
+                    f"revision {revision!r}, table {name}: foreign key {new.name!r} would depend on {lost.name!r} of "
+                    f"{other.schema}.{other.name}, which goes: create it in a revision after that one is completed; "
+                    "nothing was changed",
+                    code="ZD207",
+                    revision=revision,
+                    table=name,
+                )
 
 
 def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:

@@ -29,7 +29,10 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
     statements = [text for view in views for text in bury_view(flight, view)]
     if flight.has_marker:
         statements += replace_trigger(flight, after)
-    statements += [ddl.drop_constraint(table, c.physical) for c in flight.levels[-1].checks]
+    level = flight.levels[-1]
+    statements += [ddl.drop_constraint(table, c.physical) for c in level.checks]
+    statements += [ddl.drop_constraint(table, n.helper_name) for n in level.not_nulls]
+    statements += [ddl.drop_constraint(table, i.physical) for i in level.indexes if i.index.constraint == "x"]
     statements += _drop_columns(flight, after, table)
     statements += drop_functions(flight, flight.levels[-1:], after)
     locks = [view_lock(flight, view) for view in views]
@@ -38,11 +41,33 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
         Kind.TRANSACTION,
         source,
         tuple(statements),
-        (*locks, table_lock(flight, LockMode.ACCESS_EXCLUSIVE)),
+        (
+            *locks,
+            table_lock(flight, LockMode.ACCESS_EXCLUSIVE),
+        ),
         LockMode.ACCESS_EXCLUSIVE,
         table=flight.id,
         state=after.to_json() if after.levels else "",
     )
+
+
+def plan_index_rollback(flight: Flight, source: str) -> list[Step]:
+    """Return the step that removes the newest level's indexes on columns that stay; others went with a column.
+
+    It belongs after the step above, which has put tombstones before clients that infer a unique index.
+    """
+    number = len(flight.levels)
+    kept = {cell for n in range(number) for _, cell in flight.shape_at(n)}
+    shape = dict(flight.shape_at(number))
+    texts = tuple(
+        f"DROP INDEX CONCURRENTLY IF EXISTS {ident(flight.schema, new.physical)}"
+        for new in flight.levels[-1].indexes
+        if new.index.constraint != "x" and all(shape[c] in kept for c in new.index.columns)
+    )
+    if not texts:
+        return []
+    return [Step(f"drop indexes of {flight.schema}.{flight.name}", Kind.AUTOCOMMIT, source, texts,
+                 lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, table=flight.id)]  # fmt: skip
 
 
 def _drop_columns(flight: Flight, after: Flight, table: str) -> list[str]:

@@ -84,13 +84,26 @@ def create_index(index: Index, schema: str, table: str) -> list[str]:
     """Return CREATE INDEX, and the constraint that owns it, on a table that nobody uses yet."""
     relation = ident(schema, table)
     if index.constraint == "x":
-        columns = index.definition.removeprefix("USING ")
-        return [f"ALTER TABLE {relation} ADD CONSTRAINT {ident(index.name)} EXCLUDE USING {columns}"]
+        return [add_exclusion(relation, index.name, index.definition, index.constraint_suffix)]
     unique = "UNIQUE " if index.unique else ""
     statements = [f"CREATE {unique}INDEX {ident(index.name)} ON {relation} {index.definition}"]
     if index.constraint:
         statements.append(attach_constraint(relation, index, index.name))
     return statements
+
+
+def add_exclusion(relation: str, name: str, definition: str, suffix: str) -> str:
+    """Return ADD CONSTRAINT ... EXCLUDE; *definition* starts at ``USING``."""
+    return f"ALTER TABLE {relation} ADD CONSTRAINT {ident(name)} EXCLUDE {definition}{suffix}"
+
+
+def refuse_rows(table: str, what: str) -> str:
+    """Return a block that fails if the table has a row; *what* cannot be added to one that has."""
+    message = f"{what}: table {table} is not empty any more"
+    return block(
+        f"BEGIN\n  IF EXISTS (SELECT FROM {table}) THEN\n"
+        f"    RAISE EXCEPTION USING MESSAGE = {literal(message)};\n  END IF;\nEND"
+    )
 
 
 def attach_constraint(relation: str, index: Index, index_name: str) -> str:
@@ -198,6 +211,11 @@ def validate(table: str, name: str) -> str:
 def drop_constraint(table: str, name: str) -> str:
     """Return DROP CONSTRAINT IF EXISTS."""
     return f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {ident(name)}"
+
+
+def drop_index(schema: str, name: str) -> str:
+    """Return DROP INDEX IF EXISTS, which takes ACCESS EXCLUSIVE on the table."""
+    return f"DROP INDEX IF EXISTS {ident(schema, name)}"
 
 
 def rename_constraint(table: str, before: str, after: str) -> str:
@@ -328,9 +346,13 @@ def own_sequence(sequence: str, owner: str) -> str:
 
 def rename_pairs(pairs: Iterable[tuple[str, str]], table: str) -> list[str]:
     """Return RENAME COLUMN for each (before, after), by way of temporary names where they collide."""
+    return [rename_column(table, before, after) for before, after in in_turns(pairs)]
+
+
+def in_turns(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return renames, each (before, after), in an order that works: by way of temporary names where they collide."""
     wanted = [(before, after) for before, after in pairs if before != after]
     sources = {before for before, _ in wanted}
     detour = {before: f"_zd_rename_{n}" for n, (before, after) in enumerate(wanted) if after in sources}
-    first = [rename_column(table, before, name) for before, name in detour.items()]
-    straight = [rename_column(table, before, after) for before, after in wanted if before not in detour]
-    return first + straight + [rename_column(table, detour[b], after) for b, after in wanted if b in detour]
+    straight = [(before, after) for before, after in wanted if before not in detour]
+    return [*detour.items(), *straight, *((detour[before], after) for before, after in wanted if before in detour)]

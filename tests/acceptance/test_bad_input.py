@@ -217,7 +217,7 @@ def test_upgrade__revision_raises__nothing_changed(database, tmp_path, body):
 
 FAILING_ROWS = {
     "up": ADD.format("100 / (n - 10)"),
-    "not_null": 'op.zd_alter_column("t", "n", nullable=False)',
+    "not_null": 'op.zd_alter_column("t", "n", nullable=False, up="n")',
     "type": 'op.zd_alter_column("t", "k", type_=sa.Integer, up="k::integer", down="k::text")',
     "length": 'op.zd_alter_column("t", "k", type_=sa.String(0 + 1), up="k || k", down="k")',
 }

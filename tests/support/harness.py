@@ -416,7 +416,7 @@ def plain_dump(case: Case, database: Database, directory: Path) -> str:
     other = database.other()
     other.execute(_ROLE + _DEFAULT_RIGHTS)
     other.execute(case.setup)
-    project = AlembicProject(directory / f"plain_{other.name}", other.url, env="plain")
+    project = AlembicProject(directory / f"plain_{other.name}", other.url, env="plain", metadata=case.metadata)
     project.revision(BEFORE)
     project.revision(AFTER, BEFORE, case.plain, prelude=case.prelude)
     project.run_in_process("stamp", BEFORE)

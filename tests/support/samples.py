@@ -13,8 +13,18 @@ from sqlalchemy.dialects import postgresql
 from alembic_zero import IRREVERSIBLE
 from alembic_zero.operations.across import from_table
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.constraints import (
+    ZdCreateCheckConstraintOp,
+    ZdCreateExcludeConstraintOp,
+    ZdCreateForeignKeyOp,
+    ZdCreatePrimaryKeyOp,
+    ZdCreateUniqueConstraintOp,
+    ZdDropConstraintOp,
+    ZdRenameConstraintOp,
+)
 from alembic_zero.operations.enums import ZdAlterEnumOp, ZdCreateEnumOp, ZdDropEnumOp
 from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.indexes import ZdCreateIndexOp, ZdDropIndexOp
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
 
 if TYPE_CHECKING:
@@ -25,7 +35,7 @@ ODD = "o'd\"d %s \\ :x é\n\"\"\"'''"
 
 def samples() -> list[ZdOperation]:
     """Return new operations; each call gives others, so that no test sees what another did to them."""
-    return [*_columns(), *_altered(), *_tables(), *_enums(), *_others()]
+    return [*_columns(), *_altered(), *_tables(), *_enums(), *_indexes(), *_constraints(), *_others()]
 
 
 def _columns() -> list[ZdOperation]:
@@ -132,6 +142,65 @@ def _enums() -> list[ZdOperation]:
         ),
         ZdDropEnumOp("e"),
         ZdDropEnumOp(ODD, existing_values=["a", label], schema="s"),
+    ]
+
+
+def _indexes() -> list[ZdOperation]:
+    index = ZdCreateIndexOp(
+        "i",
+        "t",
+        ["a", sa.text(r"lower(b) || '\:x'")],
+        schema="s",
+        unique=True,
+        if_not_exists=True,
+        postgresql_using="btree",
+        postgresql_where=sa.text("a <> '%s'"),
+        postgresql_ops={"a": "text_pattern_ops"},
+        postgresql_include=["c"],
+    )
+    return [
+        ZdCreateIndexOp(None, "t", ["a"]),
+        index,
+        ZdCreateIndexOp(ODD, ODD, [ODD], postgresql_with={"fillfactor": 50}),
+        ZdDropIndexOp("i"),
+        ZdDropIndexOp(ODD, ODD, schema=ODD, if_exists=True),
+        ZdDropIndexOp("i", "t", schema="s", _reverse=index),
+    ]
+
+
+def _constraints() -> list[ZdOperation]:
+    check = ZdCreateCheckConstraintOp(
+        "c", "t", r"a > 0 AND b <> '\:x'", schema="s", up={"a": ODD, "b": "b"}, down={"a": "a"}
+    )
+    return [
+        ZdCreateForeignKeyOp(None, "t", "u", ["a"], ["id"]),
+        ZdCreateForeignKeyOp(
+            ODD,
+            "t",
+            "u",
+            ["a", "b"],
+            ["x", ODD],
+            source_schema="s",
+            referent_schema=ODD,
+            up={"a": ODD},
+            down={"a": IRREVERSIBLE},
+            onupdate="CASCADE",
+            ondelete="SET NULL",
+            deferrable=True,
+            initially="DEFERRED",
+            match="FULL",
+            use_alter=True,
+        ),
+        check,
+        ZdCreateCheckConstraintOp(None, ODD, sa.text("a > 0")),
+        ZdCreateUniqueConstraintOp("q", "t", ["a"], schema="s", up="a || id", down=ODD, deferrable=True),
+        ZdCreateUniqueConstraintOp(None, "t", ["a", ODD]),
+        ZdCreatePrimaryKeyOp("p", "t", ["a", "b"], schema="s", up={"a": "b"}, down={"b": "a"}),
+        ZdCreateExcludeConstraintOp("x", "t", [("a", "&&")], schema="s", using="gist", where="a > 0"),
+        ZdDropConstraintOp("c", "t"),
+        ZdDropConstraintOp(ODD, ODD, "unique", schema=ODD, if_exists=True, up="a", down={"a": ODD}),
+        ZdDropConstraintOp("c", "t", schema="s", up={"a": "a"}, down={"a": ODD, "b": "b"}, _reverse=check),
+        ZdRenameConstraintOp("c", "t", ODD, schema="s"),
     ]
 
 

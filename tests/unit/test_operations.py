@@ -18,10 +18,20 @@ from alembic.runtime.migration import MigrationContext
 from alembic_zero import op as typed_op
 from alembic_zero.execute.plain_ddl import render_plain
 from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDropColumnOp
+from alembic_zero.operations.constraints import (
+    ZdCreateCheckConstraintOp,
+    ZdCreateExcludeConstraintOp,
+    ZdCreateForeignKeyOp,
+    ZdCreatePrimaryKeyOp,
+    ZdCreateUniqueConstraintOp,
+    ZdDropConstraintOp,
+    ZdRenameConstraintOp,
+)
 from alembic_zero.operations.direct import run_text
 from alembic_zero.operations.dispatch import OPERATION_CLASSES
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.execute import ZdExecuteOp
+from alembic_zero.operations.indexes import ZdCreateIndexOp, ZdDropIndexOp
 from alembic_zero.operations.irreversible import IRREVERSIBLE, Irreversible
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp, ZdRenameTableOp
 
@@ -84,6 +94,21 @@ def script():
         (lambda op: op.zd_create_table("t", "a"), "a column or constraint is wanted"),
         (lambda op: op.zd_rename_table("t", "t"), "has that name already"),
         (lambda op: op.zd_drop_table("t", schema=""), "schema is empty"),
+        (lambda op: op.zd_create_index("i", "t", "a"), "columns must be a list of columns"),
+        (lambda op: op.zd_create_index("i", "t", []), "columns is empty"),
+        (lambda op: op.zd_create_index("", "t", ["a"]), "index_name is empty"),
+        (lambda op: op.zd_create_index("i", "t", ["a"], postgresql_tablespace="x"), "postgresql_tablespace"),
+        (lambda op: op.zd_drop_index(None, "t"), "index_name must be a string"),
+        (lambda op: op.zd_drop_index("i", ""), "table_name is empty"),
+        (lambda op: op.zd_create_foreign_key("f", "t", "", ["a"], ["b"]), "referent_table is empty"),
+        (lambda op: op.zd_create_foreign_key("f", "t", "u", ["a"], ["b", "c"]), "the same length"),
+        (lambda op: op.zd_create_foreign_key("f", "t", "u", ["a"], ["b"], postgresql_not_valid=True), "is validated"),
+        (lambda op: op.zd_create_check_constraint("c", "t", ""), "condition is empty"),
+        (lambda op: op.zd_create_check_constraint("c", "t", "a > 0", up={}), "up is empty"),
+        (lambda op: op.zd_create_check_constraint("c", "t", "a > 0", up={"a": None}), "up of column 'a' is None"),
+        (lambda op: op.zd_create_unique_constraint("c", "t", ["a"], down=5), "down must be SQL text"),
+        (lambda op: op.zd_drop_constraint(None, "t"), "constraint_name must be a string"),
+        (lambda op: op.zd_rename_constraint("a", "t", "a"), "has that name already"),
         (lambda op: op.zd_execute(), "nothing to run"),
         (lambda op: op.zd_execute(expand=["SELECT 1", ""]), "expand is empty"),
         (lambda op: op.zd_execute(contract=7), "contract must be SQL text"),
@@ -396,3 +421,91 @@ def test_run_text__online__driver_gets_no_parameters():
     impl = SimpleNamespace(as_sql=False, connection=connection)
     run_text(SimpleNamespace(migration_context=SimpleNamespace(impl=impl)), HOSTILE)
     connection.exec_driver_sql.assert_called_once_with(HOSTILE, execution_options={"no_parameters": True})
+
+
+# Indexes and constraints
+
+
+CREATIONS = [
+    (ZdCreateIndexOp("i", "t", ["a"], unique=True, schema="s", postgresql_concurrently=True), ops.CreateIndexOp),
+    (ZdCreateForeignKeyOp("c", "t", "u", ["a"], ["b"], source_schema="s", ondelete="CASCADE"), ops.CreateForeignKeyOp),
+    (ZdCreateCheckConstraintOp("c", "t", "a > 0", schema="s"), ops.CreateCheckConstraintOp),
+    (ZdCreateUniqueConstraintOp("c", "t", ["a"], schema="s", deferrable=True), ops.CreateUniqueConstraintOp),
+    (ZdCreatePrimaryKeyOp("c", "t", ["a"], schema="s"), ops.CreatePrimaryKeyOp),
+    (ZdCreateExcludeConstraintOp("c", "t", [("a", "&&")], schema="s", using="gist"), ops.AddConstraintOp),
+]
+
+
+@pytest.mark.parametrize(("operation", "kind"), CREATIONS, ids=lambda value: getattr(value, "directive", ""))
+def test_create_object__plain_reverse_and_diff(operation, kind):
+    plain = operation.plain_operation()
+    assert isinstance(plain, kind)
+    assert "postgresql_concurrently" not in plain.kw
+    assert operation.to_diff_tuple()[0].startswith("add_")
+    dropped = operation.reverse()
+    assert isinstance(dropped, ZdDropIndexOp | ZdDropConstraintOp)
+    assert (dropped.table_name, dropped.schema) == ("t", "s")
+    assert dropped.to_diff_tuple()[0].startswith("remove_")
+    assert dropped.reverse() is operation
+
+
+def test_drop_object__definition_unknown__not_reversible():
+    for operation in (ZdDropIndexOp("i", "t"), ZdDropConstraintOp("c", "t")):
+        assert operation.to_diff_tuple()[0].startswith("remove_")
+        with pytest.raises(ValueError, match="not reversible"):
+            operation.reverse()
+    assert isinstance(ZdDropIndexOp("i").plain_operation(), ops.DropIndexOp)
+    assert ZdDropIndexOp("i").describe() == "zd_drop_index('i')"
+
+
+def test_reverse__constraint_with_expressions__exchanged():
+    dropped = ZdCreateUniqueConstraintOp("c", "t", ["a"], up="a || id", down={"a": "a"}).reverse()
+    assert (dropped.up, dropped.down) == ({"a": "a"}, "a || id")
+    with pytest.raises(ValueError, match="IRREVERSIBLE"):
+        ZdCreateUniqueConstraintOp("c", "t", ["a"], down={"a": IRREVERSIBLE}).reverse()
+    with pytest.raises(ValueError, match="has no name"):
+        ZdCreateUniqueConstraintOp(None, "t", ["a"]).reverse()
+
+
+def test_rename_constraint__there_and_back():
+    operation = ZdRenameConstraintOp("a:b", "t", "c d", schema="S")
+    assert operation.statement() == 'ALTER TABLE "S"."t" RENAME CONSTRAINT "a:b" TO "c d"'
+    assert str(operation.plain_operation().sqltext) == operation.statement()
+    assert operation.reverse().statement() == 'ALTER TABLE "S"."t" RENAME CONSTRAINT "c d" TO "a:b"'
+    assert operation.to_diff_tuple()[0] == "rename_constraint"
+
+
+def test_direct__objects__as_plain_alembic(script):
+    plain = Script()
+    for op, prefix in ((script.op, "zd_"), (plain.op, "")):
+
+        def call(name, *args, op=op, prefix=prefix, **kw):
+            return getattr(op, prefix + name)(*args, **kw)
+
+        call("create_index", "i", "t", [sa.text("lower(a)")], unique=True, postgresql_where=sa.text("a <> '%s:x'"))
+        call("drop_index", "i", "t", schema="s")
+        call("create_foreign_key", "f", "t", "u", ["a"], ["b"], deferrable=True, initially="DEFERRED", match="FULL")
+        call("create_check_constraint", None, "t", "a > 0")
+        call("create_unique_constraint", "q", "t", ["a", "b"])
+        call("create_primary_key", None, "t", ["a"])
+        call("create_exclude_constraint", "x", "t", ("a", "&&"), using="gist", schema="s")
+        call("drop_constraint", "q", "t", "unique")
+    assert script.statements() == plain.statements()
+
+
+def test_direct__constraint_with_up__values_first_and_the_drop_before_them(script):
+    script.op.zd_create_unique_constraint("q", "t", ["a"], up="a || id", down="a")
+    script.op.zd_drop_constraint("q", "t", up={"a": HOSTILE, "b": "a"})
+    script.op.zd_drop_constraint("q", "t", down="a")
+    assert script.statements() == [
+        "UPDATE t SET a = (a || id)",
+        "ALTER TABLE t ADD CONSTRAINT q UNIQUE (a)",
+        "ALTER TABLE t DROP CONSTRAINT q",
+        f"UPDATE t SET a = ({HOSTILE}), b = (a)",
+        "ALTER TABLE t DROP CONSTRAINT q",
+    ]
+
+
+def test_direct__rename_constraint__not_read_by_a_driver(script):
+    script.op.zd_rename_constraint("a:b", "t", "100%s")
+    assert script.statements() == ['ALTER TABLE "t" RENAME CONSTRAINT "a:b" TO "100%s"']
