@@ -650,3 +650,44 @@ def test_s12_edited_revision__many_rounds__nothing_accumulates(database, tmp_pat
         flight.run("downgrade", BEFORE)
         assert_same(flight.dump(), flight.original, f"round {number}")
     assert_nothing_left(database)
+
+
+# -- S11 ----------------------------------------------------------------------------------------------
+
+S11 = Case(
+    "extension",
+    setup="""
+        CREATE TABLE places (id integer PRIMARY KEY, x real NOT NULL, y real NOT NULL);
+        INSERT INTO places VALUES (1, 3, 4), (2, 0, 1);
+        CREATE SCHEMA log;
+        CREATE TABLE log.audit (what text);
+    """,
+    upgrade="""
+        op.zd_execute(
+            expand=["CREATE EXTENSION IF NOT EXISTS vector", "INSERT INTO log.audit VALUES ('expanded')"],
+            contract=["INSERT INTO log.audit VALUES ('contracted')"],
+            rollback=["DROP EXTENSION IF EXISTS vector", "INSERT INTO log.audit VALUES ('rolled back')"],
+        )
+        op.zd_add_column("places", sa.Column("length", sa.Float),
+            up="vector_norm(ARRAY[x, y]::public.vector)")
+    """,
+    plain="""
+        op.execute("CREATE EXTENSION vector")
+        op.add_column("places", sa.Column("length", sa.Float))
+    """,
+    writes=[
+        old("INSERT INTO places VALUES (3, 6, 8)"),
+        new("UPDATE places SET length = 0 WHERE id = 2"),
+    ],
+    old={"SELECT id, x, y FROM places": [(1, 3, 4), (2, 0, 1), (3, 6, 8)]},
+    new={"SELECT id, length FROM places": [(1, 5), (2, 0), (3, 10)]},
+    outcomes=("complete", "rollback"),
+)
+
+
+@pytest.mark.parametrize(("outcome", "ran"), [
+    ("complete", ["expanded", "contracted"]), ("rollback", ["expanded", "rolled back"]),
+])  # fmt: skip
+def test_s11_custom_sql__extension__start_complete_and_abort_parts_run(outcome, ran, database, tmp_path):
+    OUTCOMES[outcome](S11, database, tmp_path)
+    assert [what for (what,) in database.fetch("SELECT what FROM log.audit")] == ran
