@@ -18,7 +18,7 @@ from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
 from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
-from alembic_zero.sql.links import found_table
+from alembic_zero.sql.links import carry_nothing, found_table
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
 
@@ -51,6 +51,18 @@ def next_range_blocks(blocks: int, seconds: float, target_s: float = _TARGET_S) 
     """Return the size of the next range: steered to the time target, at most doubled or halved at once."""
     factor = min(2.0, max(0.5, target_s / max(seconds, 1e-6)))
     return max(1, min(_MAX_RANGE_BLOCKS, int(blocks * factor)))
+
+
+@contextmanager
+def carrying_nothing(work: Connection) -> Iterator[None]:
+    """Keep what a session writes from being carried to other tables: they have a backfill of their own."""
+    with work.begin():
+        send(work, carry_nothing(on=True))
+    try:
+        yield
+    finally:
+        with work.begin():
+            send(work, carry_nothing(on=False))
 
 
 @dataclass(frozen=True)
@@ -109,7 +121,7 @@ class Backfill:
         """
         for join in joins:
             self._join(join)
-        with self._quiet():
+        with carrying_nothing(self.work), self._quiet():
             for leaf in read_rows(self.bare, "leaves", oid=flight.relation):
                 self._visit(flight, leaf)
             self._complete(flight)

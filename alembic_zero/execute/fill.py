@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
-from alembic_zero.execute.backfill import BlockCursor, is_about_data, next_range_blocks
+from alembic_zero.execute.backfill import BlockCursor, carrying_nothing, is_about_data, next_range_blocks
 from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.sending import send
-from alembic_zero.sql.links import carry_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,9 +88,8 @@ class Fill:
         """Mend some of what is wrong; return how much that was."""
         stale = self._tids(sql.stale(_REPAIRED_AT_ONCE))
         if stale:
-            with self.work.begin():
+            with carrying_nothing(self.work), self.work.begin():
                 self.rules.set_timeout(self.work)
-                send(self.work, carry_quietly())
                 send(self.work, sql.remove(stale))
         found = len(stale)
         while missing := self._tids(sql.missing(_REPAIRED_AT_ONCE)):

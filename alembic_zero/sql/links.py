@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
-from alembic_zero.lens.lens import OLDEST_TAG, QUARANTINE_OFFSET
+from alembic_zero.lens.lens import GENERATION_STRIDE, OLDEST_TAG, QUARANTINE_OFFSET
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.functions import render_call
-from alembic_zero.sql.markers import done_condition, eq, ge, lt, quarantined_condition
+from alembic_zero.sql.markers import done_condition, eq, ge, le, lt, quarantined_below, quarantined_condition
 from alembic_zero.sql.quoting import dollar_quoted, ident, idents, literal
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TARGET = "_zd_t"
 
 RERAISED = "transaction_rollback OR operator_intervention OR insufficient_resources OR system_error OR internal_error"
 
-# A session that works for a migration itself, not for a client, says so here.
+# What a deletion of ours follows from, "up" or "down"; "off" where nothing is to be carried at all.
 _CARRYING = "alembic_zero.carrying"
 
 
@@ -403,14 +403,15 @@ class LinkSql:
         return f"SELECT ctid FROM {table} WHERE ctid >= {first}::tid AND ctid < {end}::tid"
 
 
-def carry_quietly() -> str:
-    """Return the statement after which deletions of this transaction are not carried on."""
-    return f"SET LOCAL {_CARRYING} = 'on'"
+def carry_nothing(*, on: bool) -> str:
+    """Return the statement after which nothing that this session writes is carried on, or everything again."""
+    return f"SET {_CARRYING} = {literal('off' if on else '')}"
 
 
 def _plpgsql(name: str, types: Sequence[str], returns: str, body: str, *, patient_: bool, declare: str = "") -> str:
     timeout = " SET lock_timeout = '50ms'" if patient_ else ""
-    declared = f"DECLARE\n  tries int := 0;\n{declare}" if patient_ or declare else ""
+    counter = "  tries int := 0;\n" if patient_ else ""
+    declared = f"DECLARE\n{counter}{declare}" if counter or declare else ""
     return (
         f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, name)}({', '.join(types)}) RETURNS {returns} "
         f"LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT{timeout}\n"
@@ -516,7 +517,9 @@ class Carry:
             body = announce(self.level.migration) + patient(write, self._set_aside(), condition, self._failed())
         else:
             body = patient(write, "RETURN NULL;", waited_for(self.level.migration))
-        return _plpgsql(self.link.carry, (), "trigger", f"{self._skip_delete()}{body}", patient_=True)
+        setting = f"COALESCE(pg_catalog.current_setting({literal(_CARRYING)}, true), '')"
+        declare = f"  carrying pg_catalog.text := {setting};\n"
+        return _plpgsql(self.link.carry, (), "trigger", f"{self._skip()}{body}", patient_=True, declare=declare)
 
     def _set_aside(self) -> str:
         """Text that quarantines the row: whoever updates it next carries it on, at the latest zd-complete."""
@@ -532,10 +535,10 @@ class Carry:
             f"    IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n    {self._set_aside()}\n"
         )
 
-    def _skip_delete(self) -> str:
-        """Text that leaves a deletion alone which is not this side's: nothing in a deleted row says who it was."""
+    def _skip(self) -> str:
+        """Text that leaves alone what is not this side's: nothing in a deleted row says who deleted it."""
         setting = f"pg_catalog.current_setting({literal('alembic_zero.revision')}, true)"
-        index = self.flight.sync_index(self.flight.level_number(self.level.generation))
+        index = self.flight.sync_index(self._number)
         newer = [
             revision_setting(level.revision, self.flight.project)
             for n, level in enumerate(self.flight.levels, 1)
@@ -543,12 +546,12 @@ class Carry:
         ]
         names = f"ARRAY[{', '.join(literal(name) for name in newer)}]::pg_catalog.text[]"
         is_newer = f"COALESCE({setting} OPERATOR(pg_catalog.=) ANY ({names}), false)"
-        carrying = eq(f"COALESCE(pg_catalog.current_setting({literal(_CARRYING)}, true), '')", literal("on"))
+        off, up, down, client = (eq("carrying", literal(value)) for value in ("off", "up", "down", ""))
         if self.link.upward:
-            skip = f"{carrying} OR {is_newer}"
+            skip = f"{down} OR {client} AND {is_newer}"
         else:
-            skip = carrying if self.flight.created else f"{carrying} OR NOT {is_newer}"
-        return f"IF {eq('TG_OP', literal('DELETE'))} AND ({skip}) THEN RETURN NULL; END IF;\n"
+            skip = up if self.flight.created else f"{up} OR {client} AND NOT {is_newer}"
+        return f"IF {off} OR {eq('TG_OP', literal('DELETE'))} AND ({skip}) THEN RETURN NULL; END IF;\n"
 
     def _give(self) -> str:
         give = f"give_{self.link.name}"
@@ -565,9 +568,9 @@ class Carry:
         old, new = self._arguments("OLD"), self._arguments("NEW")
         name = self.link.name
         put, drop = f"put_{name}", _call(f"drop_{name}", old)
-        quiet = "PERFORM pg_catalog.set_config({}, {}, true);"
-        on, off = (quiet.format(literal(_CARRYING), literal(value)) for value in ("on", ""))
-        undone = f"NOT {done_condition(self.flight, f'OLD.{ident(MARKER)}')}"
+        said = f"PERFORM pg_catalog.set_config({literal(_CARRYING)}, {{}}, true);"
+        on, off = said.format(literal("up" if self.link.upward else "down")), said.format("carrying")
+        undone = self._undone()
         delete, insert = (eq("TG_OP", literal(event)) for event in ("DELETE", "INSERT"))
         return (
             f"IF {delete} THEN {on} PERFORM {drop}; {off}\n"
@@ -583,18 +586,31 @@ class Carry:
         # Before the server's own foreign key triggers: what they check must have followed by then.
         return f"!zd_carry_{self.link.name}_{event}"
 
+    @property
+    def _number(self) -> int:
+        return self.flight.level_number(self.level.generation)
+
+    def _undone(self) -> str:
+        """Return the condition that the row as it was has not been carried."""
+        return quarantined_below(self.flight, self._number, f"OLD.{ident(MARKER)}")
+
     def _writer(self) -> str:
-        """Return the condition that the row was written on this link's side."""
+        """Return the condition that the row was written on this link's side.
+
+        It may have failed at a level above; then its marker says so, and who wrote it, too.
+        """
         marker = f"NEW.{ident(MARKER)}"
-        index = self.flight.sync_index(self.flight.level_number(self.level.generation))
-        if self.link.upward:
-            return f"({ge(marker, str(self.base))} AND {lt(marker, str(self.base + index))})"
-        return f"({ge(marker, str(self.base + index))})"
+        index = self.flight.sync_index(self._number)
+        low, high = (0, index) if self.link.upward else (index, GENERATION_STRIDE)
+        conditions = [f"{ge(marker, str(self.base + low))} AND {lt(marker, str(self.base + high))}"]
+        for level in self.flight.levels[self._number :]:
+            code = -QUARANTINE_OFFSET - level.generation
+            conditions.append(f"{lt(str(code - high), marker)} AND {le(marker, str(code - low))}")
+        return f"({' OR '.join(conditions)})"
 
     def triggers(self) -> list[tuple[str, str]]:
         """Return name and CREATE TRIGGER of each."""
-        undone = f"NOT {done_condition(self.flight, f'OLD.{ident(MARKER)}')}"
-        changed = f"({self._differs(self.link.source.cells)} OR {undone})"
+        changed = f"({self._differs(self.link.source.cells)} OR {self._undone()})"
         whens = {
             "insert": f"\nWHEN ({self._writer()})",
             "update": f"\nWHEN ({self._writer()} AND {changed})",

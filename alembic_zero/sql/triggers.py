@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
-from alembic_zero.lens.lens import FIRST_TAG, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
+from alembic_zero.lens.lens import FIRST_TAG, GENERATION_STRIDE, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.functions import render_call
@@ -197,7 +197,7 @@ class SyncTrigger:
             if not level.ups:
                 reached = "true"
             else:
-                low = str(-QUARANTINE_OFFSET - level.generation)
+                low = str(-QUARANTINE_OFFSET - level.generation - GENERATION_STRIDE + 1)
                 reached = (
                     f"COALESCE({ge(self._marker_old, str(level.generation))} OR {lt(self._marker_old, low)}, false)"
                 )
@@ -369,7 +369,8 @@ class SyncTrigger:
             if not lines:
                 continue
             nulls = "".join(f"        {self._ref('NEW', c)} := NULL;\n" for c in self._derived_from(index))
-            code = -QUARANTINE_OFFSET - level.generation
+            code = str(-QUARANTINE_OFFSET - level.generation)
+            code += " OPERATOR(pg_catalog.-) writer" if self.flight.linked else ""
             behind = "" if forced else f"      forced := forced OR {lt('synced', str(index))};\n"
             text += (
                 f"  IF {lt('writer', str(index))} AND NOT failed THEN\n{behind}      BEGIN\n{lines}"
