@@ -28,6 +28,7 @@ _FIRST_RANGE_BLOCKS = 512
 _REPAIRED_AT_ONCE = 1000
 # Rows that the table's own triggers change will never be what the expressions say.
 _ROUNDS = 5
+_EVERY_BLOCK = 4_294_967_295
 
 
 @dataclass
@@ -47,7 +48,9 @@ class Fill:
 
     def run(self, sql: LinkSql) -> None:
         """Copy every range once, then mend what concurrent changes made of it."""
-        for leaf in read_rows(self.bare, "leaves", oid=sql.source.relation):
+        if sql.link.shared:
+            self._try(sql, sql.fill_all(), lambda: sql.tids(0, _EVERY_BLOCK))
+        for leaf in [] if sql.link.shared else read_rows(self.bare, "leaves", oid=sql.source.relation):
             level = sql.source.levels[-1]
             number = level.generation + 1 + level.links.index(sql.link)
             self._copy(sql, BlockCursor(self.work, leaf, number))
@@ -69,16 +72,20 @@ class Fill:
                 self.keep_alive()
 
     def _range(self, sql: LinkSql, first: int, end: int) -> int:
+        return self._try(sql, sql.fill_range(first, end), lambda: sql.tids(first, end))
+
+    def _try(self, sql: LinkSql, statement: str, tids: Callable[[], str]) -> int:
+        """Run a statement for many rows; where the data do not let it, make them one by one."""
         try:
             with self.work.begin():
                 self.rules.set_timeout(self.work)
-                return int(send(self.work, sql.fill_range(first, end)).rowcount)
+                return int(send(self.work, statement).rowcount)
         except DBAPIError as error:
             if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 return 0
             if not is_about_data(error):
                 raise
-        return self._put_each(sql, self._tids(sql.tids(first, end)))
+        return self._put_each(sql, self._tids(tids()))
 
     def _differ(self, sql: LinkSql) -> bool:
         with self.work.begin():

@@ -179,6 +179,7 @@ class LinkedTrial(TableTrial):
                 own, others = self._reads([said.where], f"{self._table}, {other.table}", other, boolean=said.where)
                 reads += others
                 self._check_mapped(said, own, values)
+        shared = not self._tells_apart(other, [values[name] for name in key])
         names = [name for name in other.draft.shape if name in reads]
         other.bind(other.draft.shape[name] for name in names)
         link = Link(
@@ -189,8 +190,19 @@ class LinkedTrial(TableTrial):
             where=said.where,
             columns=tuple(mapped),
             key=tuple(self.draft.shape[name] for name in key),
+            order=tuple((name, other.draft.shape[name]) for name in other.key_columns()) if shared else (),
+            shared=shared,
         )
         self._tie(link, other)
+
+    @staticmethod
+    def _tells_apart(other: LinkedTrial, expressions: Sequence[str]) -> bool:
+        """Return whether no two rows of the other table can give equal values for all of these expressions."""
+        spec = other.draft.spec
+        texts = {text.strip() for text in expressions}
+        plain = {c.name for c in spec.columns if texts & _spellings(spec.name, c.name)}
+        keys = [set(i.columns) for i in spec.indexes if i.constraint in ("p", "u")]
+        return any(key and key <= plain for key in keys)
 
     def _row_key(self, said: FromTable, values: dict[str, str]) -> list[str]:
         """Return the columns by which a row is found again."""
@@ -267,6 +279,12 @@ class _Probing:
     def __exit__(self, _type: object, error: object, _traceback: object) -> None:
         if isinstance(error, DBAPIError | psycopg.Error):
             self._trial.fail(self._what, error)
+
+
+def _spellings(table: str, column: str) -> set[str]:
+    """Return the texts that mean nothing but a column."""
+    quoted, plain = f'"{column}"', column
+    return {f"{t}{c}" for t in ("", f"{table}.", f'"{table}".') for c in (quoted, plain)}
 
 
 def columns_in_order(index: Index) -> list[str]:

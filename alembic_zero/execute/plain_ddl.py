@@ -73,6 +73,13 @@ class _Capture:
         if isinstance(construct, AlterTable):
             construct.schema = TRIAL_SCHEMA
             return str(construct.compile(dialect=self._context.dialect)).strip()
+        if isinstance(construct, sa_schema.CreateTable):
+            # A translation would take the types that its columns are of for some of the copy's schema.
+            table, home = construct.element, construct.element.schema
+            table.schema = TRIAL_SCHEMA
+            text = str(construct.compile(dialect=self._context.dialect)).strip()
+            table.schema = home
+            return text
         compiled = construct.compile(
             dialect=self._context.dialect,
             schema_translate_map={None: TRIAL_SCHEMA, self._operation.schema: TRIAL_SCHEMA},

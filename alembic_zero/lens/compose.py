@@ -50,3 +50,8 @@ class Composer:
         """Return the physical, not generated cells that a cell's value depends on: itself, unless it is virtual."""
         inner = self._edge(cell_id)
         return (cell_id,) if inner is None else self.inputs(inner)
+
+    def reads(self, edge: Edge, cell_id: str) -> bool:
+        """Return whether a virtual cell is among what an edge reads, through other virtual ones too."""
+        inner = [found for cell in edge.inputs if (found := self._edge(cell)) is not None]
+        return cell_id in edge.inputs or any(self.reads(found, cell_id) for found in inner)

@@ -273,14 +273,14 @@ class Flight(PlainData):
         shown = {cell for n in range(len(self.levels) + 1) for _, cell in self.shape_at(n)}
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
         used = shown | {cell for edge in edges for cell in (edge.target, *edge.inputs)}
-        used |= {cell for level in self.levels for link in level.links for cell in link.source.cells}
+        used |= {cell for level in self.levels for link in level.links for cell in link.read_cells}
         return used | {cell for edge in self.read_generated() for cell in edge.inputs}
 
     def read_generated(self) -> tuple[Edge, ...]:
         """Return the functions of generated columns that a level's expressions or rules read."""
         edges = [edge for level in self.levels for edge in (*level.ups, *level.downs)]
         read = {c for e in edges for c in e.inputs} | {c for n in self.levels for r in n.rules for c in r.cells}
-        read |= {cell for level in self.levels for link in level.links for cell in link.source.cells}
+        read |= {cell for level in self.levels for link in level.links for cell in link.read_cells}
         return tuple(edge for edge in self.generated if edge.target in read)
 
     def without_levels(self, keep: int) -> Flight:
@@ -295,7 +295,8 @@ class Flight(PlainData):
 
     def unlinked(self, keep: Container[int]) -> Flight:
         """Return the flight without the links of all levels but those whose migration is in *keep*."""
-        return replace(self, levels=tuple(n if n.migration in keep else _unlinked(n) for n in self.levels))
+        virtual = {cell.id for cell in self.cells if cell.physical is None}
+        return replace(self, levels=tuple(n if n.migration in keep else _unlinked(n, virtual) for n in self.levels))
 
     def contracted(self, level: int) -> Flight:
         """Return the flight with everything up to *level* folded into the base."""
@@ -327,11 +328,17 @@ class Flight(PlainData):
         return replace(one, spec=replace(one.spec, foreign_keys=keys))
 
 
-def _unlinked(level: Level) -> Level:
+def _unlinked(level: Level, virtual: Container[str]) -> Level:
     return replace(
-        level,
-        links=(),
-        ups=tuple(e for e in level.ups if not e.linked),
-        downs=tuple(e for e in level.downs if not e.linked),
-        relaxed=(),
+        level, links=(), ups=_without_links(level.ups, virtual), downs=_without_links(level.downs, virtual), relaxed=()
     )
+
+
+def _without_links(edges: tuple[Edge, ...], virtual: Container[str]) -> tuple[Edge, ...]:
+    """Return the edges without those that look into another table, and what follows from them in expressions only."""
+    gone = {e.target for e in edges if e.linked and e.target in virtual}
+    rest = tuple(e for e in edges if not e.linked)
+    while any(gone & set(e.inputs) for e in rest):
+        gone |= {e.target for e in rest if gone & set(e.inputs) and e.target in virtual}
+        rest = tuple(e for e in rest if not gone & set(e.inputs))
+    return rest

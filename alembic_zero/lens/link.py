@@ -43,7 +43,7 @@ class Link(PlainData):
 
     With *cell* it gives one column's value to the rows that *where* matches; of several sources the
     first by *order* counts. With *columns* it makes one row for each row of the source, found again
-    by its *key*.
+    by its *key*; where several may make the same one (it is *shared*), the first by *order* counts.
 
     *upward* links carry what writers below the link's level write, the others what writers of that
     level and above write. *default* is what a row without a match gets. *required* is a link to a
@@ -63,6 +63,12 @@ class Link(PlainData):
     order: tuple[tuple[str, str], ...] = ()
     columns: tuple[Mapped, ...] = ()
     key: tuple[str, ...] = ()
+    shared: bool = False
+
+    @property
+    def read_cells(self) -> tuple[str, ...]:
+        """The source's cells that the expressions or the order read."""
+        return (*self.source.cells, *(cell for _, cell in self.order))
 
     @property
     def lookup(self) -> str:

@@ -354,7 +354,8 @@ def _insert_rows(operations: Operations, operation: ZdCreateTableOp, up: FromTab
         operations,
         f"INSERT INTO {_quote_table(operation.table_name, operation.schema)} ({', '.join(map(_quote, values))}) "
         f"OVERRIDING SYSTEM VALUE SELECT {selected} FROM {_source(up)}"
-        f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} ON CONFLICT DO NOTHING",
+        f"{' WHERE ' if conditions else ''}{' AND '.join(conditions)} "
+        f"ORDER BY {_order(operations, up)} ON CONFLICT DO NOTHING",
     )
 
 

@@ -109,6 +109,7 @@ def plan_untie(
         statements += replace_trigger(flight, after[flight.id])
     for flight in flights:
         statements += [text for level in flight.levels if level.migration in ended for text in _drop(level, flight)]
+        statements += [ddl.drop_function(JOURNAL_SCHEMA, name) for name in _followed(flight, after[flight.id])]
     first, *others = flights
     locks = [view_lock(flight, view) for flight, view in views]
     step = Step(
@@ -133,6 +134,13 @@ def _drop(level: Level, flight: Flight) -> Iterator[str]:
         yield f"DROP TABLE IF EXISTS {found_table(link)}"
     if level.relaxed:
         yield ddl.drop_function(JOURNAL_SCHEMA, Owed(flight, level).function)
+
+
+def _followed(flight: Flight, after: Flight) -> list[str]:
+    """Return the functions of edges that are gone because what they read came from a link."""
+    pairs = zip(flight.levels, after.levels, strict=True)
+    gone = [e for one, rest in pairs for e in (*one.ups, *one.downs) if e not in rest.ups and e not in rest.downs]
+    return [edge.function for edge in gone if not edge.linked]
 
 
 def plan_hold(flight: Flight, source: str) -> list[Step]:

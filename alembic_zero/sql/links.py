@@ -41,7 +41,7 @@ def found_table(link: Link) -> str:
 
 def function_names(link: Link) -> list[str]:
     """Return the names of all functions of a link, callers before what they call."""
-    kinds = ("lookup", "give", "lock", "read") if link.cell else ("put", "moved", "rekey", "drop")
+    kinds = ("lookup", "give", "lock", "read") if link.cell else ("heir", "put", "moved", "rekey", "drop")
     return [link.carry, *(f"{kind}_{link.name}" for kind in kinds)]
 
 
@@ -184,16 +184,32 @@ class LinkSql:
         alias = ident(self.link.target.alias)
         return f"SELECT pg_catalog.count(*) FROM ({self._matching('1', f' FOR NO KEY UPDATE OF {alias}')}) AS held"
 
+    def _given_cells(self) -> list[tuple[str, str]]:
+        """Return the physical columns that the link gives their value, with that; one column, unless it is virtual."""
+        cell = self.target.cell(str(self.link.cell))
+
+        def call(function: str, arguments: Sequence[str]) -> str:
+            return _call(self.link.read if function == self.link.lookup else function, arguments)
+
+        level = self.target.levels[-1]
+        edges = level.ups if self.link.upward else level.downs
+        composer = Composer(self.target, edges, call, self._stored(self.target, f"{_TARGET}."))
+        if cell.physical is not None:
+            found = [edge for edge in edges if edge.target == cell.id]
+        else:
+            found = [e for e in edges if self.target.cell(e.target).physical and composer.reads(e, cell.id)]
+        return [(self._physical(edge.target), composer.apply(edge)) for edge in found]
+
     def _give(self) -> str:
-        cell = self._physical(str(self.link.cell))
-        composer = self._composer(self.target, self._stored(self.target, f"{_TARGET}."))
-        value = _call(self.link.read, [composer.value(c) for c in self.link.target.cells])
+        given = self._given_cells()
         done = done_condition(self.target, f"{_TARGET}.{ident(MARKER)}")
         alias = ident(self.link.target.alias)
+        sets = ", ".join(f"{column} = {value}" for column, value in given)
+        stored, values = ", ".join(f"{_TARGET}.{column}" for column, _ in given), ", ".join(value for _, value in given)
         return (
-            f"UPDATE {self._table} AS {_TARGET} SET {cell} = {value}, {ident(MARKER)} = {self.tag}\n"
+            f"UPDATE {self._table} AS {_TARGET} SET {sets}, {ident(MARKER)} = {self.tag}\n"
             f"   WHERE {_TARGET}.ctid = ANY (ARRAY({self._matching(f'{alias}.{_TID}')}))\n"
-            f"     AND (NOT {done} OR pg_catalog.record_image_ne(ROW({_TARGET}.{cell}), ROW({value})))"
+            f"     AND (NOT {done} OR pg_catalog.record_image_ne(ROW({stored}), ROW({values})))"
         )
 
     def fill_found(self) -> list[str]:
@@ -257,10 +273,74 @@ class LinkSql:
             f"    ON CONFLICT ({keys}) {conflict}"
         )
 
+    # -- rows that several source rows make: the first of them counts ------------------------
+
+    def _all_mapped(self, columns: Sequence[Mapped]) -> str:
+        """Return a query of what all source rows give, with their order as k0, k1, ... and their inputs as i0, ..."""
+        alias = self.link.source.alias
+        listed = [f"{ident(alias, f'_zd_k{n}')} AS k{n}" for n in range(len(self.link.order))]
+        listed += [f"{ident(alias, _TID)} AS k0"] if not listed else []
+        listed += [f"{ident(alias, name)} AS i{n}" for n, (name, _) in enumerate(self.link.source.inputs)]
+        listed += [f"{ident(alias, _TID)} AS tid", self._source_marker()]
+        return self._mapped(self._rows(self.link.source, self.source, self.link.order), columns, listed)
+
+    def _by_order(self, row: str) -> str:
+        return ", ".join(f"{row}.k{n}" for n in range(len(self.link.order) or 1))
+
+    def _first(self, keys: str) -> str:
+        """Return the query of what the first source row gives that has the same key as the row *keys*."""
+        same = " AND ".join(f"s.{self._value_name(c)} = {keys}.{self._value_name(c)}" for c in self._key_columns())
+        return (
+            f"SELECT s.* FROM ({self._all_mapped(self.link.columns)}) AS s WHERE {same} "
+            f"ORDER BY {self._by_order('s')} LIMIT 1"
+        )
+
+    def _put_first(self, others: Sequence[Mapped], values: Sequence[str]) -> str:
+        """Return INSERT of what the first row with the given one's key says; what is there changes if that is it."""
+        given = ", ".join(f"${n}" for n in range(1, len(self.link.source.inputs) + 1))
+        inputs = ", ".join(f"f.i{n}" for n in range(len(self.link.source.inputs)))
+        columns = ", ".join(self._physical(c.cell) for c in self.link.columns)
+        listed = ", ".join(f"f.{self._value_name(c)}" for c in self.link.columns)
+        keys = ", ".join(self._physical(k) for k in self.link.key)
+        first = f"{self._old_keys()} CROSS JOIN LATERAL ({self._first('o')}) AS f"
+        insert = (
+            f"INSERT INTO {self._table} AS {_TARGET} ({columns}, {ident(MARKER)}) OVERRIDING SYSTEM VALUE\n"
+            f"    SELECT {listed}, {self.tag} FROM {first}\n    ON CONFLICT ({keys})"
+        )
+        if not others:
+            return f"{insert} DO NOTHING"
+        is_first = f"SELECT FROM {first} WHERE NOT pg_catalog.record_image_ne(ROW({inputs}), ROW({given}))"
+        return f"{insert} {self._overwrite(others, values)} AND EXISTS ({is_first})"
+
+    def _heir(self) -> list[str]:
+        """Return statements that give a row to the first of the source rows left, and say whether there is one.
+
+        What does not say what the row that is gone said was written by a client, and stays.
+        """
+        others = [c for c in self.link.columns if c.cell not in self.link.key]
+        old = f"({self._mapped(self._given(self.link.source), self.link.columns)}) AS o"
+        left = f"SELECT EXISTS (SELECT FROM {self._old_keys()} CROSS JOIN LATERAL ({self._first('o')}) AS f)"
+        if not others:
+            return [left]
+        sets = []
+        for column in others:
+            cell, value = self._physical(column.cell), self._value_name(column)
+            own = f"pg_catalog.record_image_ne(ROW({_TARGET}.{cell}), ROW(CAST(o.{value} AS {column.type})))"
+            sets.append(f"{cell} = CASE WHEN {own} THEN {_TARGET}.{cell} ELSE f.{value} END")
+        update = (
+            f"UPDATE {self._table} AS {_TARGET} SET {', '.join(sets)}, {ident(MARKER)} = {self.tag}\n"
+            f"    FROM {old} CROSS JOIN LATERAL ({self._first('o')}) AS f\n   WHERE {self._keys_match('o')}"
+        )
+        return [update, left]
+
+    # -- the functions ----------------------------------------------------------------------
+
     def _row_functions(self) -> list[str]:
         name, types = self.link.name, self._types(self.link.source, self.source)
         both = [*types, *types]
+        heir = [self._sql(f"heir_{name}", types, "boolean", *self._heir())] if self.link.shared else []
         return [
+            *heir,
             self._sql(f"put_{name}", [*both, "boolean"], "void", self._put(len(types))),
             self._sql(f"moved_{name}", both, "boolean", self._moved(len(types))),
             self._sql(f"rekey_{name}", both, "boolean", self._rekey(len(types))),
@@ -271,33 +351,37 @@ class LinkSql:
         """Arguments: the row as it is, as it was, and whether all columns count as changed."""
         every = f"${2 * width + 1}"
         others = [c for c in self.link.columns if c.cell not in self.link.key]
-        if not others:
-            return self._insert(self._given(self.link.source), str(self.tag), "DO NOTHING")
         values = [
             f"CASE WHEN {every} OR {self._changed(c, width + 1, 1)} THEN excluded.{self._physical(c.cell)} "
             f"ELSE {_TARGET}.{self._physical(c.cell)} END"
             for c in others
         ]
-        sets = [f"{self._physical(c.cell)} = {value}" for c, value in zip(others, values, strict=True)]
-        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in others)
-        conflict = (
+        if self.link.shared:
+            return self._put_first(others, values)
+        conflict = self._overwrite(others, values) if others else "DO NOTHING"
+        return self._insert(self._given(self.link.source), str(self.tag), conflict)
+
+    def _overwrite(self, columns: Sequence[Mapped], values: Sequence[str]) -> str:
+        """Return what follows ON CONFLICT: columns take values that they do not have."""
+        sets = [f"{self._physical(c.cell)} = {value}" for c, value in zip(columns, values, strict=True)]
+        stored = ", ".join(f"{_TARGET}.{self._physical(c.cell)}" for c in columns)
+        return (
             f"DO UPDATE SET {', '.join(sets)}, {ident(MARKER)} = {self.tag}\n"
             f"    WHERE pg_catalog.record_image_ne(ROW({stored}), ROW({', '.join(values)}))"
         )
-        return self._insert(self._given(self.link.source), str(self.tag), conflict)
 
-    def _key_row(self, first: int) -> str:
-        keys = ", ".join(cast_untyped(c.expression, c.type) for c in map(self._column, self.link.key))
-        return f"(SELECT ROW({keys}) AS k FROM {self._given(self.link.source, first)})"
+    def _key_columns(self) -> list[Mapped]:
+        return [self._column(k) for k in self.link.key]
 
     def _moved(self, width: int) -> str:
-        old, new = self._key_row(1), self._key_row(width + 1)
-        return f"SELECT pg_catalog.record_image_ne(o.k, n.k) FROM {old} AS o, {new} AS n"
+        """Arguments: the row as it was, and as it is. Whether the row that it made is no longer its own."""
+        new = f"({self._mapped(self._given(self.link.source, width + 1), self._key_columns())}) AS n"
+        keys = (", ".join(f"{row}.{self._value_name(c)}" for c in self._key_columns()) for row in "on")
+        same = "NOT pg_catalog.record_image_ne({})".format(", ".join(f"ROW({row})" for row in keys))
+        return f"SELECT EXISTS (SELECT FROM {self._old_keys()} WHERE NOT EXISTS (SELECT FROM {new} WHERE {same}))"
 
     def _old_keys(self) -> str:
-        columns = [self._column(k) for k in self.link.key]
-        listed = ", ".join(f"{cast_untyped(c.expression, c.type)} AS {self._value_name(c)}" for c in columns)
-        return f"(SELECT {listed} FROM {self._given(self.link.source)}) AS o"
+        return f"({self._mapped(self._given(self.link.source), self._key_columns())}) AS o"
 
     def _rekey(self, width: int) -> str:
         """Arguments: the row as it was, and as it is. Moves the one row, unless its new place is taken."""
@@ -330,14 +414,40 @@ class LinkSql:
             f"(SELECT * FROM {self._source_rows()} WHERE {tid} >= {literal(f'({first_block},0)')}::tid"
             f" AND {tid} < {literal(f'({end_block},0)')}::tid) AS {ident(self.link.source.alias)}"
         )
+        return self._insert(rows, str(self._filled_marker), "DO NOTHING")
+
+    @property
+    def _filled_marker(self) -> int:
         base = self.target.backfilled_generation() or self.target.levels[-1].generation
         derives = bool(self.target.levels[-1].ups or self.target.levels[-1].rules)
-        return self._insert(rows, str(self.tag if derives else base), "DO NOTHING")
+        return self.tag if derives else base
+
+    def _winners(self) -> str:
+        """Return the query of what the first source row of each key gives."""
+        keys = ", ".join(f"s.{self._value_name(c)}" for c in self._key_columns())
+        quarantined = quarantined_condition(self.source, f"s.{ident(MARKER)}")
+        return (
+            f"SELECT DISTINCT ON ({keys}) s.* FROM ({self._all_mapped(self.link.columns)}) AS s "
+            f"WHERE ({quarantined}) IS NOT TRUE ORDER BY {keys}, {self._by_order('s')}"
+        )
+
+    def fill_all(self) -> str:
+        """Return the statement that makes all rows at once, where several source rows make one."""
+        columns = ", ".join(self._physical(c.cell) for c in self.link.columns)
+        values = ", ".join(f"v.{self._value_name(c)}" for c in self.link.columns)
+        keys = ", ".join(self._physical(k) for k in self.link.key)
+        return (
+            f"INSERT INTO {self._table} AS {_TARGET} ({columns}, {ident(MARKER)}) OVERRIDING SYSTEM VALUE\n"
+            f"    SELECT {values}, {self._filled_marker} FROM ({self._winners()}) AS v\n"
+            f"    ON CONFLICT ({keys}) DO NOTHING"
+        )
 
     def differing(self) -> str:
         """Return the query whether anything is missing or stale, by one join of the two tables."""
         tid = f"{ident(self.link.source.alias, _TID)} AS tid"
         rows = self._mapped(self._source_rows(), self.link.columns, [tid, self._source_marker()])
+        if self.link.shared:
+            rows = self._winners()
         quarantined = quarantined_condition(self.source, f"v.{ident(MARKER)}")
         return (
             f"SELECT EXISTS (SELECT FROM (SELECT * FROM ({rows}) AS v WHERE ({quarantined}) IS NOT TRUE) AS v\n"
@@ -365,7 +475,7 @@ class LinkSql:
 
     def stale(self, limit: int) -> str:
         """Return the query for the tids of rows that follow from no source row as it is now."""
-        rows = self._mapped(self._source_rows(), self.link.columns)
+        rows = self._winners() if self.link.shared else self._mapped(self._source_rows(), self.link.columns)
         return (
             f"SELECT {_TARGET}.ctid FROM {self._table} AS {_TARGET} WHERE NOT EXISTS (\n"
             f"  SELECT FROM ({rows}) AS v WHERE {self._keys_match('v')}\n"
@@ -572,11 +682,14 @@ class Carry:
         on, off = said.format(literal("up" if self.link.upward else "down")), said.format("carrying")
         undone = self._undone()
         delete, insert = (eq("TG_OP", literal(event)) for event in ("DELETE", "INSERT"))
+        vanish = f"{on} PERFORM {drop}; {off}"
+        inherit = f"IF {_call(f'heir_{name}', old)} IS NOT TRUE THEN {{}} END IF;" if self.link.shared else "{}"
+        move = f"IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {vanish} END IF;"
         return (
-            f"IF {delete} THEN {on} PERFORM {drop}; {off}\n"
+            f"IF {delete} THEN {inherit.format(vanish)}\n"
             f"    ELSIF {insert} THEN PERFORM {_call(put, [*new, *new, 'true'])};\n"
             f"    ELSE\n      IF {_call(f'moved_{name}', [*old, *new])} THEN\n"
-            f"        IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {on} PERFORM {drop}; {off} END IF;\n"
+            f"        {inherit.format(move)}\n"
             f"      END IF;\n      PERFORM {_call(put, [*new, *old, undone])};\n    END IF;"
         )
 

@@ -243,7 +243,7 @@ class SyncTrigger:
         failing = "".join(
             f" WHEN {eq(self._marker_new, str(_FAILED - n))} THEN {n}" for n in range(len(self.levels) + 1)
         )
-        anything = " OR ".join(self._flag(c) for c in self.flagged)
+        anything = " OR ".join(self._flag(c) for c in self.flagged) or "false"
         return (
             f"  IF {eq('TG_ARGV[0]', literal('last'))} AND {self._is_tag()} THEN\n"
             f"    DECLARE seen pg_catalog.text[] := "
@@ -391,13 +391,13 @@ class SyncTrigger:
         if not self.flight.user_triggers:
             return last
         setting = self._seen_setting()
-        digests = ", ".join(self._digest(c) for c in self.flagged)
+        digests = f"ARRAY[{', '.join(self._digest(c) for c in self.flagged)}]::pg_catalog.text[]"
         tags = "".join(
             f" WHEN {eq('writer', str(n))} THEN {-level.generation}" for n, level in enumerate(self.levels, 1)
         )
         return (
             f"  IF {eq('TG_ARGV[0]', literal('first'))} THEN\n"
-            f"    PERFORM pg_catalog.set_config({setting}, (ARRAY[{digests}])::pg_catalog.text, true);\n"
+            f"    PERFORM pg_catalog.set_config({setting}, ({digests})::pg_catalog.text, true);\n"
             f"    {self._marker_new} := CASE WHEN failed THEN {_FAILED} OPERATOR(pg_catalog.-) writer"
             f"{tags} ELSE {OLDEST_TAG} END;\n  ELSE\n  {last}  END IF;\n"
         )
