@@ -423,7 +423,7 @@ SELECT t.oid::bigint AS oid, format_type(t.oid, NULL) AS type,
 SELECT n.nspname AS schema, t.typname AS name
   FROM pg_type t
   JOIN pg_namespace n ON n.oid = t.typnamespace
- WHERE t.typtype = 'e' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'alembic_zero', '_zd_trial')
+ WHERE t.typtype = 'e' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'alembic_zero') AND n.nspname !~ '^_zd_trial'
    AND COALESCE(obj_description(n.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%'
  ORDER BY 1, 2
 
@@ -443,7 +443,7 @@ SELECT DISTINCT n.nspname AS schema, c.relname AS name
   JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE :oid IN (t.oid, t.typelem) AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND n.nspname NOT IN ('_zd_trial', 'alembic_zero')
+   AND n.nspname <> 'alembic_zero' AND n.nspname !~ '^_zd_trial'
  ORDER BY 1, 2
 
 -- name: type_users
@@ -493,5 +493,5 @@ SELECT n.nspname AS schema, c.relname AS table, c.oid::bigint AS oid, a.attname 
   JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE :oid IN (t.oid, t.typelem) AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-   AND n.nspname NOT IN ('_zd_trial', 'alembic_zero')
+   AND n.nspname <> 'alembic_zero' AND n.nspname !~ '^_zd_trial'
  ORDER BY 1, 2, a.attnum

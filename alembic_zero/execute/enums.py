@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alembic_zero.catalog.reader import find_table, qualified_names, read_rows
 from alembic_zero.catalog.snapshot import Grant
+from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA
 from alembic_zero.execute.sending import send
 from alembic_zero.names import version_schema
 from alembic_zero.operations.enums import (
@@ -292,7 +293,7 @@ class EnumTrials:
             flight = flying.get(place)
             if place in tried or (flight is not None and not self._mentions(flight, facts)):
                 continue
-            users.append(row["object"].replace("_zd_trial.", ""))
+            users.append(re.sub(rf"\b{TRIAL_SCHEMA}_\w+\.", "", row["object"]))
         if users:
             raise _refuse(
                 item, f"enum {facts.schema}.{facts.name} is used by {', '.join(dict.fromkeys(users))}", "ZD207"

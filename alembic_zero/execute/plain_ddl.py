@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from alembic.ddl.base import AlterTable
@@ -22,11 +23,20 @@ if TYPE_CHECKING:
 TRIAL_SCHEMA = "_zd_trial"
 
 
+def trial_schema(schema: str) -> str:
+    """Return the schema for copies of tables of *schema*: other schemas may have tables and indexes of the same names.
+
+    It needs no quotes.
+    """
+    return f"{TRIAL_SCHEMA}_{hashlib.sha256(schema.encode()).hexdigest()[:12]}"
+
+
 class _Capture:
     """Collects what Alembic would execute, with foreign keys apart."""
 
-    def __init__(self, operation: ZdTableOperation, options: dict[str, Any]) -> None:
+    def __init__(self, operation: ZdTableOperation, options: dict[str, Any], schema: str) -> None:
         self._operation = operation
+        self._schema = schema
         self.statements: list[str] = []
         self.foreign_keys: list[ForeignKey] = []
         dialect = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -45,7 +55,7 @@ class _Capture:
         """Make the change possible whatever casts there are: the copy is empty, ``up`` does the rest."""
         plain.kw = {**plain.kw, "postgresql_using": "NULL"}
         if plain.modify_server_default is not False:
-            table = ident(TRIAL_SCHEMA, self._operation.table_name)
+            table = ident(self._schema, self._operation.table_name)
             self.statements.append(ddl.set_default(table, plain.column_name, None))
 
     def _take(self, construct: Any, *_args: Any, **_kw: Any) -> None:
@@ -71,29 +81,32 @@ class _Capture:
         if isinstance(construct, str):
             return construct
         if isinstance(construct, AlterTable):
-            construct.schema = TRIAL_SCHEMA
+            construct.schema = self._schema
             return str(construct.compile(dialect=self._context.dialect)).strip()
         if isinstance(construct, sa_schema.CreateTable):
             # A translation would take the types that its columns are of for some of the copy's schema.
             table, home = construct.element, construct.element.schema
-            table.schema = TRIAL_SCHEMA
+            table.schema = self._schema
             text = str(construct.compile(dialect=self._context.dialect)).strip()
             table.schema = home
             return text
         compiled = construct.compile(
             dialect=self._context.dialect,
-            schema_translate_map={None: TRIAL_SCHEMA, self._operation.schema: TRIAL_SCHEMA},
+            schema_translate_map={None: self._schema, self._operation.schema: self._schema},
             render_schema_translate=True,
         )
         return str(compiled).strip()
 
 
-def render_plain(operation: ZdTableOperation, options: dict[str, Any]) -> tuple[list[str], list[ForeignKey]]:
+def render_plain(
+    operation: ZdTableOperation, options: dict[str, Any], schema: str = TRIAL_SCHEMA
+) -> tuple[list[str], list[ForeignKey]]:
     """Return an operation's plain DDL for the trial copy, with foreign keys apart.
 
     :param options: env.py's context options, for naming conventions.
+    :param schema: where the copy is.
     """
-    capture = _Capture(operation, options)
+    capture = _Capture(operation, options, schema)
     capture.run()
     return capture.statements, capture.foreign_keys
 

@@ -17,7 +17,7 @@ from alembic_zero.execute.enums import EnumTrials
 from alembic_zero.execute.following import Following
 from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
-from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_schema
 from alembic_zero.execute.preflight import check_rows
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
@@ -330,15 +330,17 @@ class Planner:
     def _create_trial(self, connection: Connection, item: Item, operation: ZdCreateTableOp) -> LinkedTrial:
         """Return the trial of a table that the same upgrade creates, and fills from another one."""
         schema = operation.schema or self.default_schema
-        statements, foreign_keys = render_plain(operation, self.options)
+        copies = trial_schema(schema)
+        statements, foreign_keys = render_plain(operation, self.options, copies)
         try:
+            send(connection, f"CREATE SCHEMA IF NOT EXISTS {ident(copies)}")
             for statement in statements:
                 send(connection, statement)
         except DBAPIError as error:
             raise RefusedError(
                 f"{item.describe()}: {describe_error(error)}; nothing was changed", code="ZD221", revision=item.revision
             ) from error
-        spec = read_spec(connection, TRIAL_SCHEMA, operation.table_name)
+        spec = read_spec(connection, copies, operation.table_name)
         spec = at_home(replace(spec, foreign_keys=tuple(foreign_keys)), schema)
         flight = replace(first_shape(spec, _CREATED + self._next_generation), created=True, project=self.journal.name)
         names = tuple(column.name for column in spec.columns)
@@ -727,7 +729,7 @@ def first_shape(spec: TableSpec, number: int) -> Flight:
 
 def at_home(spec: TableSpec, schema: str) -> TableSpec:
     """Return the description of a trial copy as that of the table in its own schema."""
-    trial, home = f"{TRIAL_SCHEMA}.", f"{ident(schema)}."
+    trial, home = f"{trial_schema(schema)}.", f"{ident(schema)}."
 
     def moved(text: str | None) -> str | None:
         return text and text.replace(trial, home)

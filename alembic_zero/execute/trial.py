@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows, read_spec
 from alembic_zero.execute.locks import sqlstate
-from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.plain_ddl import render_plain, trial_schema
 from alembic_zero.execute.sending import describe_error, send, send_single
 from alembic_zero.execute.trial_objects import ObjectTrial
 from alembic_zero.lens.lens import Cell, Edge, Flight
@@ -67,7 +67,9 @@ class TableTrial(ObjectTrial):
         self.draft = new_draft(flight, facts, generation)
         self._item: Item | None = None
         self.given_up: set[str] = set()
-        for statement in [] if copied else ddl.create_copy(self.draft.spec, TRIAL_SCHEMA):
+        self._schema = trial_schema(flight.schema)
+        self._run(f"CREATE SCHEMA IF NOT EXISTS {ident(self._schema)}")
+        for statement in [] if copied else ddl.create_copy(self.draft.spec, self._schema):
             self._run(statement)
 
     # -- talking to the server ------------------------------------------------------------
@@ -77,11 +79,11 @@ class TableTrial(ObjectTrial):
 
     @property
     def _table(self) -> str:
-        return ident(TRIAL_SCHEMA, self.draft.spec.name)
+        return ident(self._schema, self.draft.spec.name)
 
     @property
     def _probe_view(self) -> str:
-        return ident(TRIAL_SCHEMA, _PROBE)
+        return ident(self._schema, _PROBE)
 
     @contextmanager
     def _savepoint(self) -> Iterator[None]:
@@ -105,7 +107,7 @@ class TableTrial(ObjectTrial):
         return error
 
     def _read_spec(self) -> TableSpec:
-        return read_spec(self._connection, TRIAL_SCHEMA, self.draft.spec.name)
+        return read_spec(self._connection, self._schema, self.draft.spec.name)
 
     # -- operations -----------------------------------------------------------------------
 
@@ -136,7 +138,7 @@ class TableTrial(ObjectTrial):
 
     def _apply_plain(self, operation: ZdTableOperation) -> list[ForeignKey]:
         """Run the plain DDL on the copy; return the foreign keys that it would have added."""
-        statements, foreign_keys = render_plain(operation, self._options)
+        statements, foreign_keys = render_plain(operation, self._options, self._schema)
         try:
             for statement in statements:
                 self._run(statement)
@@ -270,7 +272,7 @@ class TableTrial(ObjectTrial):
             draft.ups.append(self._probe("up", change.expression(column, upwards=True), before, copy, retyped))
             draft.sources[copy.id] = replaced[column.name].id
         try:
-            for statement in [f"DROP TABLE {self._table}", *ddl.create_copy(after, TRIAL_SCHEMA)]:
+            for statement in [f"DROP TABLE {self._table}", *ddl.create_copy(after, self._schema)]:
                 self._run(statement)
         except DBAPIError as error:
             raise self._refuse(f"with the enum's new labels: {describe_error(error)}", cause=error) from error
@@ -420,7 +422,7 @@ class TableTrial(ObjectTrial):
 
     def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
         probe = self._probe_view
-        table = ident(TRIAL_SCHEMA, spec.name)
+        table = ident(self._schema, spec.name)
         send_single(self._connection, f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
         rows = self._run(
             "SELECT c.oid::regclass::text AS relation, c.oid = "
@@ -442,7 +444,7 @@ class TableTrial(ObjectTrial):
 
     def _check_update_form(self, expression: str, spec: TableSpec, column: Column) -> None:
         """UPDATE refuses aggregates and set-returning functions, which a function body lets pass."""
-        table = ident(TRIAL_SCHEMA, spec.name)
+        table = ident(self._schema, spec.name)
         self._run(ddl.add_column(table, column, _PROBE))
         self._run(f"UPDATE {table} SET {ident(_PROBE)} = ({expression}\n)")
 
@@ -450,7 +452,7 @@ class TableTrial(ObjectTrial):
         types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
         failure: DBAPIError | None = None
         for form in Form:
-            text = render_function((TRIAL_SCHEMA, name), types, column.type, expression, form=form, table=spec.name)
+            text = render_function((self._schema, name), types, column.type, expression, form=form, table=spec.name)
             try:
                 with self._savepoint():
                     self._run(text)

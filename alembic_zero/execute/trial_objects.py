@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.locks import sqlstate
-from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain
+from alembic_zero.execute.plain_ddl import render_plain
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.objects import ObjectKind, names_at, object_names, objects_until
 from alembic_zero.names import implicit_name
@@ -60,6 +60,7 @@ class ObjectTrial:
     if TYPE_CHECKING:
         _connection: Connection
         _options: dict[str, Any]
+        _schema: str
 
         @property
         def _table(self) -> str: ...
@@ -114,7 +115,7 @@ class ObjectTrial:
 
     def _create_plainly(self, operation: ZdTableOperation) -> list[tuple[ObjectKind, str]]:
         """Run the plain DDL on the copy; return what the table has now and had not before."""
-        statements, _ = render_plain(operation, self._options)
+        statements, _ = render_plain(operation, self._options, self._schema)
         try:
             before = object_names(self._read_spec())
             for statement in statements:
@@ -148,7 +149,7 @@ class ObjectTrial:
             )
 
     def _create_foreign_key(self, operation: ZdCreateForeignKeyOp) -> None:
-        _, (key,) = render_plain(operation, self._options)
+        _, (key,) = render_plain(operation, self._options, self._schema)
         for column in operation.columns:
             self._column(str(column))
         spec = self._referent(operation)
@@ -290,7 +291,7 @@ class ObjectTrial:
         if index.constraint:
             raise self._refuse(f"index {name!r} belongs to a constraint: use op.zd_drop_constraint", "ZD204")
         self._check_independent(name)
-        self._run_plainly(ddl.drop_index(TRIAL_SCHEMA, name))
+        self._run_plainly(ddl.drop_index(self._schema, name))
         self._refresh({})
 
     def _drop_constraint(self, operation: ZdDropConstraintOp) -> None:

@@ -300,10 +300,10 @@ CASES = [
             CREATE SCHEMA app;
             GRANT USAGE ON SCHEMA app TO zd_app;
             CREATE TYPE app."Mood state" AS ENUM ('sad', 'ok');
-            CREATE TABLE s (id integer PRIMARY KEY, mood app."Mood state");
+            CREATE TABLE t (id integer PRIMARY KEY, mood app."Mood state");
             CREATE TABLE app.t (id integer PRIMARY KEY, mood app."Mood state"[]);
             CREATE TABLE app.untouched (id integer PRIMARY KEY);
-            INSERT INTO s VALUES (1, 'sad');
+            INSERT INTO t VALUES (1, 'sad');
             INSERT INTO app.t VALUES (1, '{sad}');
         """,
         upgrade="""op.zd_alter_enum("Mood state", ["bad", "ok"], up={"sad": "bad"}, schema="app")""",
@@ -313,19 +313,19 @@ CASES = [
         path="app",
         metadata="""
             target_metadata = sa.MetaData()
-            sa.Table("s", target_metadata)
+            sa.Table("t", target_metadata)
             sa.Table("t", target_metadata, schema="app")
         """,
         writes=[
             old("""INSERT INTO t VALUES (2, '{ok,sad}'::"Mood state"[])"""),
             new("""INSERT INTO t VALUES (3, '{ok,bad}'::"Mood state"[])"""),
-            old("""INSERT INTO zd_r1.s VALUES (2, 'sad'::"Mood state")"""),
-            new("""INSERT INTO zd_r2.s VALUES (3, 'bad'::"Mood state")"""),
+            old("""INSERT INTO zd_r1.t VALUES (2, 'sad'::"Mood state")"""),
+            new("""INSERT INTO zd_r2.t VALUES (3, 'bad'::"Mood state")"""),
         ],
         old={"SELECT id, mood::text FROM t": [(1, "{sad}"), (2, "{ok,sad}"), (3, "{ok,sad}")]},
         new={
             "SELECT id, mood::text FROM t": [(1, "{bad}"), (2, "{ok,bad}"), (3, "{ok,bad}")],
-            "SELECT id, mood::text FROM zd_r2.s": [(1, "bad"), (2, "bad"), (3, "bad")],
+            "SELECT id, mood::text FROM zd_r2.t": [(1, "bad"), (2, "bad"), (3, "bad")],
         },
     ),
     Case(
