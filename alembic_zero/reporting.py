@@ -119,7 +119,7 @@ def _table(workplace: Workplace, flight: Flight) -> dict[str, Any]:
         "quarantined": 0,
         "quarantined_rows": [],
     }
-    if any(level.ups for level in flight.levels) and _has_marker(connection, flight):
+    if any(level.quarantines for level in flight.levels) and _has_marker(connection, flight):
         table["quarantined"] = count_quarantined(connection, flight)
         if table["quarantined"]:
             table["quarantined_rows"] = describe_quarantined(connection, flight, _SHOWN_ROWS)

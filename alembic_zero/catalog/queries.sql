@@ -241,6 +241,10 @@ SELECT a.attname AS column, CASE WHEN r.ev_class IS NULL THEN pg_describe_object
          JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
           AND (t.tgisinternal OR p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero')))
+   AND NOT EXISTS (
+       SELECT FROM pg_proc p
+        WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+          AND p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero'))
    AND COALESCE(r.ev_class, 0) <> :oid
    AND (vn.nspname IS NULL OR vn.nspname <> 'alembic_zero'
         AND COALESCE(obj_description(vn.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%')

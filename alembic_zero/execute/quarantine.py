@@ -11,6 +11,7 @@ from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.links import call_again
 from alembic_zero.sql.markers import quarantined_condition
 from alembic_zero.sql.quoting import ident, literal
 
@@ -55,7 +56,8 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
             except DBAPIError as error:
                 savepoint.rollback()
                 return describe_error(error)
-            savepoint.commit()
+            # What follows in other tables is tried by writing it.
+            savepoint.rollback()
             if value is False and failure:
                 return failure
     return "the row fits by now: any update of it ends the quarantine"
@@ -79,6 +81,10 @@ def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]
         attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))
+    for link in level.links:
+        if link.upward:
+            inputs = [values.get(c) or composer.value(c) for c in link.source.cells]
+            attempts.append((f"SELECT {call_again(link, inputs)} {source}", ""))
     return attempts
 
 

@@ -49,6 +49,13 @@ def _call(function: str, arguments: Sequence[str]) -> str:
     return render_call(JOURNAL_SCHEMA, function, arguments)
 
 
+def call_again(link: Link, values: Sequence[str]) -> str:
+    """Return the call that carries a source row with these values of its inputs, as if it had just been written."""
+    if link.cell:
+        return _call(f"give_{link.name}", values)
+    return _call(f"put_{link.name}", [*values, *values, "true"])
+
+
 def _untyped(type_: str) -> str:
     """Return a type without its modifier: an explicit cast to the whole type would cut values off."""
     plain = re.sub(r"\([^)]*\)", "", type_)
@@ -529,6 +536,10 @@ def _plpgsql(name: str, types: Sequence[str], returns: str, body: str, *, patien
     )
 
 
+def _ignoring_failure(statements: str, raised: str) -> str:
+    return f"BEGIN {statements}\n      EXCEPTION WHEN {raised} THEN RAISE;\n      WHEN OTHERS THEN NULL; END;"
+
+
 def announce(key: int) -> str:
     """Return the statement by which a session says, until its transaction ends, that it may wait for the target."""
     return f"PERFORM pg_catalog.pg_advisory_xact_lock_shared({_LOCK_CLASS}, {key});\n"
@@ -642,7 +653,8 @@ class Carry:
         """Text that keeps an older client's statement from failing: its row is quarantined instead."""
         return (
             f"  WHEN {RERAISED} THEN RAISE;\n  WHEN OTHERS THEN\n"
-            f"    IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n    {self._set_aside()}\n"
+            f"    IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n"
+            f"{self._leave()}    {self._set_aside()}\n"
         )
 
     def _skip(self) -> str:
@@ -677,21 +689,39 @@ class Carry:
     def _put(self) -> str:
         old, new = self._arguments("OLD"), self._arguments("NEW")
         name = self.link.name
-        put, drop = f"put_{name}", _call(f"drop_{name}", old)
-        said = f"PERFORM pg_catalog.set_config({literal(_CARRYING)}, {{}}, true);"
-        on, off = said.format(literal("up" if self.link.upward else "down")), said.format("carrying")
+        put = f"put_{name}"
         undone = self._undone()
         delete, insert = (eq("TG_OP", literal(event)) for event in ("DELETE", "INSERT"))
-        vanish = f"{on} PERFORM {drop}; {off}"
-        inherit = f"IF {_call(f'heir_{name}', old)} IS NOT TRUE THEN {{}} END IF;" if self.link.shared else "{}"
-        move = f"IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {vanish} END IF;"
+        rekey = f"IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {self._vanish()} END IF;"
+        move = f"IF {_call(f'moved_{name}', [*old, *new])} THEN {self._inherit(rekey)} END IF;"
+        # What a quarantined row was before may be just what cannot be computed.
+        careful = _ignoring_failure(move, f"lock_not_available OR {RERAISED}")
         return (
-            f"IF {delete} THEN {inherit.format(vanish)}\n"
+            f"IF {delete} THEN {self._inherit(self._vanish())}\n"
             f"    ELSIF {insert} THEN PERFORM {_call(put, [*new, *new, 'true'])};\n"
-            f"    ELSE\n      IF {_call(f'moved_{name}', [*old, *new])} THEN\n"
-            f"        {inherit.format(move)}\n"
-            f"      END IF;\n      PERFORM {_call(put, [*new, *old, undone])};\n    END IF;"
+            f"    ELSE\n      IF {undone} THEN {careful}\n      ELSE {move}\n      END IF;\n"
+            f"      PERFORM {_call(put, [*new, *old, undone])};\n    END IF;"
         )
+
+    def _leave(self) -> str:
+        """Text that, while a row is set aside, takes away what it made where it no longer is."""
+        if self.link.cell:
+            return ""
+        moved = _call(f"moved_{self.link.name}", [*self._arguments("OLD"), *self._arguments("NEW")])
+        leave = _ignoring_failure(f"IF {moved} THEN {self._inherit(self._vanish())} END IF;", RERAISED)
+        return f"    IF {eq('TG_OP', literal('UPDATE'))} THEN {leave} END IF;\n"
+
+    def _vanish(self) -> str:
+        """Text that deletes the row that OLD made."""
+        said = f"PERFORM pg_catalog.set_config({literal(_CARRYING)}, {{}}, true);"
+        on, off = said.format(literal("up" if self.link.upward else "down")), said.format("carrying")
+        return f"{on} PERFORM {_call(f'drop_{self.link.name}', self._arguments('OLD'))}; {off}"
+
+    def _inherit(self, otherwise: str) -> str:
+        """Text that gives what OLD made to another source row, or else does what it is told."""
+        if not self.link.shared:
+            return otherwise
+        return f"IF {_call(f'heir_{self.link.name}', self._arguments('OLD'))} IS NOT TRUE THEN {otherwise} END IF;"
 
     # -- the triggers ---------------------------------------------------------------------
 

@@ -1,0 +1,387 @@
+"""Across tables: clients' sessions and rights, what is owed at commit, quarantine, kills, chains, bad input."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from alembic_zero import version_schema
+from tests.support.harness import (
+    AFTER,
+    APP,
+    BEFORE,
+    Case,
+    Flight,
+    assert_nothing_left,
+    assert_same,
+    check_rows,
+    plain_dump,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from subprocess import CompletedProcess
+
+    from tests.support.harness import Session
+    from tests.support.server import Database
+
+
+def _said(completed: CompletedProcess[str]) -> str:
+    return completed.stdout + completed.stderr
+
+
+def _run(client: Session, *statements: str) -> None:
+    for statement in statements:
+        client.connection.execute(statement.encode())
+
+
+def _status(flight: Flight) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(flight.run("zd-status", "--json").stdout)
+    return found
+
+
+# -- sessions and rights ------------------------------------------------------------------------------
+
+MOVE = Case(
+    "move",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text, name text);
+        CREATE TABLE letters (id integer PRIMARY KEY, user_id integer);
+        INSERT INTO users VALUES (1, 'one', 'a'), (2, 'two', 'b');
+        INSERT INTO letters VALUES (1, 1), (2, 2), (3, 3);
+        CREATE FUNCTION clean(text) RETURNS text LANGUAGE sql RETURN lower(trim($1));
+    """,
+    upgrade="""
+        op.zd_create_table("mails", sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("email", sa.Text),
+            up=alembic_zero.from_table("users", {"user_id": "id", "email": "clean(email)"}))
+        op.zd_add_column("letters", sa.Column("email", sa.Text),
+            up=alembic_zero.from_table("users", "clean(email)", where="letters.user_id = users.id"))
+        op.zd_drop_column("users", "email",
+            down=alembic_zero.from_table("mails", "mails.email", where="users.id = mails.user_id"))
+    """,
+    plain="""
+        op.create_table("mails", sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("email", sa.Text))
+        op.add_column("letters", sa.Column("email", sa.Text))
+        op.drop_column("users", "email")
+    """,
+)
+
+
+def test_first_statement_of_a_fresh_session__carried(database: Database, tmp_path: Path) -> None:
+    flight = Flight(MOVE, database, tmp_path)
+    flight.run("upgrade", AFTER)
+    old_statements = [
+        "INSERT INTO users VALUES (3, ' Three ', 'c')",
+        "UPDATE users SET email = 'EINS' WHERE id = 1",
+        "UPDATE users SET id = 4 WHERE id = 2",
+        "INSERT INTO letters VALUES (4, 4)",
+    ]
+    for statement in old_statements:
+        with flight.client(BEFORE) as client:
+            _run(client, statement)
+    with flight.client(AFTER) as client:
+        check_rows(client, {
+            "SELECT * FROM mails": [(1, "eins"), (3, "three"), (4, "two")],
+            "SELECT * FROM letters": [(1, 1, "eins"), (2, 2, None), (3, 3, "three"), (4, 4, "two")],
+        }, "after first statements")  # fmt: skip
+    for statement in ("UPDATE mails SET email = 'm' WHERE user_id = 1", "INSERT INTO mails VALUES (9, 'nobody')",
+                      "DELETE FROM mails WHERE user_id = 4"):  # fmt: skip
+        with flight.client(AFTER) as client:
+            _run(client, statement)
+    with flight.client(BEFORE) as client:
+        check_rows(client, {"SELECT id, email FROM users": [(1, "m"), (3, " Three "), (4, None)]}, "first of new")
+
+
+def test_rights__only_on_the_own_versions_views__carried(database: Database, tmp_path: Path) -> None:
+    """Neither an old client nor a new one may touch the other table; without public on their search_path."""
+    flight = Flight(MOVE, database, tmp_path)
+    flight.run("upgrade", AFTER)
+    database.execute(f"""
+        REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {APP};
+        REVOKE ALL ON ALL TABLES IN SCHEMA {version_schema(AFTER)} FROM {APP};
+        REVOKE ALL ON ALL TABLES IN SCHEMA {version_schema(BEFORE)} FROM {APP};
+        REVOKE USAGE ON SCHEMA alembic_zero FROM {APP};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON {version_schema(BEFORE)}.users, public.users TO {APP};
+    """)
+    with flight.client(BEFORE) as client:
+        _run(client, "UPDATE users SET email = 'Old' WHERE id = 1", "INSERT INTO users VALUES (3, 'd', 'e')",
+             "DELETE FROM users WHERE id = 2")  # fmt: skip
+    database.execute(f"""
+        REVOKE ALL ON {version_schema(BEFORE)}.users, public.users FROM {APP};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON {version_schema(AFTER)}.mails, public.mails TO {APP};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA alembic_zero TO {APP};
+    """)
+    assert database.fetch("SELECT * FROM mails ORDER BY 1") != []
+    with flight.client(AFTER) as client:
+        check_rows(client, {"SELECT * FROM mails": [(1, "old"), (3, "d")]}, "written without rights")
+        _run(client, "UPDATE mails SET email = 'new' WHERE user_id = 3")
+    assert database.fetch(f"SELECT id, email FROM {version_schema(BEFORE)}.users ORDER BY 1") == [
+        (1, "Old"), (3, "new"),
+    ]  # fmt: skip
+
+
+# -- what is owed at commit -----------------------------------------------------------------------------
+
+OWED = Case(
+    "owed",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, name text,
+            email text CONSTRAINT must_have_mail NOT NULL);
+        INSERT INTO users VALUES (1, 'a', 'one'), (2, 'b', 'two');
+    """,
+    upgrade="""
+        op.zd_create_table("mails", sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"),
+            primary_key=True, autoincrement=False), sa.Column("email", sa.Text, nullable=False),
+            up=alembic_zero.from_table("users", {"user_id": "id", "email": "email"}))
+        op.zd_drop_column("users", "email",
+            down=alembic_zero.from_table("mails", "mails.email", where="users.id = mails.user_id"))
+    """,
+    plain="""
+        op.create_table("mails", sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"),
+            primary_key=True, autoincrement=False), sa.Column("email", sa.Text, nullable=False))
+        op.drop_column("users", "email")
+    """,
+)
+
+
+@pytest.mark.parametrize("end", ["complete", "rollback"])
+def test_not_null__owed_until_commit__and_held_again_after_rollback(
+    end: str, database: Database, tmp_path: Path
+) -> None:
+    flight = Flight(OWED, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        connection = clients["new"].connection
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("INSERT INTO users VALUES (3, 'c')")
+        assert caught.value.sqlstate == "23503"
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("DELETE FROM mails WHERE user_id = 1")
+        assert caught.value.sqlstate == "23503"
+        with connection.transaction():
+            connection.execute("INSERT INTO users VALUES (3, 'c')")
+            connection.execute("INSERT INTO mails VALUES (3, 'three')")
+        with connection.transaction():
+            connection.execute("DELETE FROM mails WHERE user_id = 2")
+            connection.execute("INSERT INTO mails VALUES (2, 'anew')")
+        with pytest.raises(psycopg.Error) as caught:
+            clients["old"].connection.execute("INSERT INTO users VALUES (5, 'e')")
+        assert caught.value.sqlstate == "23502"
+        clients["old"].connection.execute("INSERT INTO users VALUES (5, 'e', 'five')")
+        clients["old"].connection.execute("DELETE FROM users WHERE id = 1")
+        # The foreign key takes the other row along: nothing is owed for a row that is gone.
+        connection.execute("DELETE FROM users WHERE id = 5")
+        check_rows(clients["old"], {"SELECT id, email FROM users": [(2, "anew"), (3, "three")]}, "old")
+        check_rows(clients["new"], {"SELECT * FROM mails": [(2, "anew"), (3, "three")]}, "new")
+    if end == "complete":
+        flight.run("zd-complete")
+        assert_same(flight.dump(), plain_dump(OWED, database, tmp_path), "completed")
+    else:
+        flight.run("downgrade", BEFORE)
+        assert_same(flight.dump(), flight.original, "rolled back")
+        assert database.fetch("SELECT id, email FROM users ORDER BY 1") == [(2, "anew"), (3, "three")]
+    assert_nothing_left(database)
+
+
+# -- quarantine -----------------------------------------------------------------------------------------
+
+STRICT = {
+    "check": 'sa.CheckConstraint("email LIKE \'%@%\'", name="has_at")',
+    "not_null": 'sa.CheckConstraint("user_id > 0", name="positive")',
+    "unique": 'sa.UniqueConstraint("email", name="one_each")',
+}
+_WRONG = {
+    "check": ("UPDATE users SET email = 'nowhere' WHERE id = 2", "has_at"),
+    "not_null": ("UPDATE users SET email = NULL WHERE id = 2", "email"),
+    "unique": ("UPDATE users SET email = 'a@x' WHERE id = 2", "one_each"),
+}
+
+
+def _strict(kind: str, rows: str = "") -> Case:
+    email = 'sa.Column("email", sa.Text, nullable=False)' if kind == "not_null" else 'sa.Column("email", sa.Text)'
+    table = f"""table("mails",
+            sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False), {email}, {STRICT[kind]}"""
+    return Case(
+        f"strict_{kind}",
+        setup=f"""
+            CREATE TABLE users (id integer PRIMARY KEY, email text);
+            INSERT INTO users VALUES (1, 'a@x'), (2, 'b@x'){rows};
+        """,
+        upgrade=f"""op.zd_create_{table},
+            up=alembic_zero.from_table("users", {{"user_id": "id", "email": "email"}}))""",
+        plain=f"op.create_{table})",
+    )
+
+
+@pytest.mark.parametrize("kind", STRICT)
+def test_quarantine__row_that_the_new_table_refuses__listed_until_corrected(
+    kind: str, database: Database, tmp_path: Path
+) -> None:
+    case = _strict(kind)
+    flight = Flight(case, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    wrong, word = _WRONG[kind]
+    with flight.clients() as clients:
+        _run(clients["old"], wrong)
+        _run(clients["old"], wrong.replace("UPDATE users SET email =", "INSERT INTO users SELECT 3,")
+             .replace("WHERE id = 2", ""))  # fmt: skip
+        (table,) = [t for t in _status(flight)["tables"] if t.get("quarantined")]
+        assert table["quarantined"] == 2
+        assert [row["key"] for row in table["quarantined_rows"]] == ["(id)=(2)", "(id)=(3)"]
+        for row in table["quarantined_rows"]:
+            assert word in row["error"], row
+        refused = flight.project.run_in_process("zd-complete", check=False)
+        assert refused.returncode == 2, _said(refused)
+        assert "(id)=(2)" in _said(refused)
+        assert word in _said(refused)
+        _run(clients["old"], "UPDATE users SET email = 'bb@x' WHERE id = 2", "DELETE FROM users WHERE id = 3")
+        check_rows(clients["new"], {"SELECT * FROM mails": [(1, "a@x"), (2, "bb@x")]}, "corrected")
+    assert not any(t.get("quarantined") for t in _status(flight)["tables"])
+    flight.run("zd-complete")
+    assert_same(flight.dump(), plain_dump(case, database, tmp_path), "completed after the correction")
+
+
+def test_quarantine__key_moves_with_it__no_row_stays_behind(database: Database, tmp_path: Path) -> None:
+    flight = Flight(_strict("check"), database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        _run(clients["old"], "UPDATE users SET id = 20, email = 'nowhere' WHERE id = 2",
+             "UPDATE users SET email = 'b@y' WHERE id = 20")  # fmt: skip
+        check_rows(clients["new"], {"SELECT * FROM mails": [(1, "a@x"), (20, "b@y")]}, "corrected")
+        _run(clients["old"], "UPDATE users SET email = 'nowhere' WHERE id = 20",
+             "UPDATE users SET id = 21, email = 'b@z' WHERE id = 20")  # fmt: skip
+        check_rows(clients["new"], {"SELECT * FROM mails": [(1, "a@x"), (21, "b@z")]}, "corrected with its key")
+
+
+@pytest.mark.parametrize("kind", STRICT)
+def test_upgrade__existing_row_does_not_fit__named_then_corrected_or_taken_back(
+    kind: str, database: Database, tmp_path: Path
+) -> None:
+    rows = {"check": ", (3, 'nowhere')", "not_null": ", (3, NULL)", "unique": ", (3, 'a@x')"}[kind]
+    case = _strict(kind, rows)
+    flight = Flight(case, database, tmp_path / "project")
+    failed = flight.project.run_in_process("upgrade", AFTER, check=False)
+    assert failed.returncode == 1, _said(failed)
+    for word in ("ZD321", "public.users", "(id)=(3)", _WRONG[kind][1]):
+        assert word in _said(failed)
+    assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
+    if kind == "check":
+        flight.run("downgrade", BEFORE)
+        assert_same(flight.dump(), flight.original, "taken back")
+        assert_nothing_left(database)
+        return
+    with flight.client(BEFORE) as client:
+        _run(client, "UPDATE users SET email = 'c@x' WHERE id = 3")
+    flight.run("upgrade", AFTER)
+    with flight.client(AFTER) as client:
+        check_rows(client, {"SELECT * FROM mails": [(1, "a@x"), (2, "b@x"), (3, "c@x")]}, "corrected")
+
+
+# -- chains ---------------------------------------------------------------------------------------------
+
+_CHAIN_SETUP = """
+    CREATE TABLE s (id integer PRIMARY KEY, a text, b text);
+    INSERT INTO s VALUES (1, 'a1', 'b1'), (2, 'a2', 'b2');
+"""
+_T = """op.{}create_table("t", sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("a", sa.Text), sa.Column("b", sa.Text){})
+"""
+_U = """op.{}create_table("u", sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("a", sa.Text){})
+"""
+_T_UP = ', up=alembic_zero.from_table("s", {"id": "id", "a": "upper(a)", "b": "b"})'
+_U_UP = ', up=alembic_zero.from_table("t", {"id": "id * 10", "a": "a || \'!\'"})'
+
+
+@pytest.mark.parametrize("end", ["complete", "rollback"])
+def test_chain__one_revision__table_from_a_table_from_a_table(end: str, database: Database, tmp_path: Path) -> None:
+    case = Case(
+        "chain", _CHAIN_SETUP, _T.format("zd_", _T_UP) + _U.format("zd_", _U_UP), _T.format("", "") + _U.format("", "")
+    )
+    flight = Flight(case, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        _run(clients["old"], "INSERT INTO s VALUES (3, 'a3', 'b3')", "UPDATE s SET a = 'x' WHERE id = 1",
+             "UPDATE s SET id = 4 WHERE id = 2")  # fmt: skip
+        expected = [(10, "X!"), (30, "A3!"), (40, "A2!")]
+        check_rows(clients["new"], {"SELECT * FROM u": expected}, "in flight")
+        _run(clients["old"], "DELETE FROM s WHERE id = 3")
+        _run(clients["new"], "UPDATE u SET a = 'own' WHERE id = 40")
+        _run(clients["old"], "UPDATE s SET b = 'bb'")
+        check_rows(clients["new"], {"SELECT * FROM u": [(10, "X!"), (40, "own")]}, "in flight")
+    if end == "complete":
+        flight.run("zd-complete")
+        assert_same(flight.dump(), plain_dump(case, database, tmp_path), "completed")
+    else:
+        flight.run("downgrade", BEFORE)
+        assert_same(flight.dump(), flight.original, "rolled back")
+    assert_nothing_left(database)
+
+
+THIRD = {
+    "table_from_the_new_table": (_U.format("zd_", _U_UP), _U.format("", "")),
+    "column_of_the_new_table_altered": (
+        'op.zd_alter_column("t", "a", new_column_name="c", type_=sa.String(9), up="lower(a)", down="upper(c)")',
+        'op.alter_column("t", "a", new_column_name="c", type_=sa.String(9))',
+    ),
+    "column_of_the_source_altered": (
+        'op.zd_alter_column("s", "a", type_=sa.String(9), up="a || a", down="left(a, length(a) / 2)")',
+        'op.alter_column("s", "a", type_=sa.String(9))',
+    ),
+    "new_table_renamed": ('op.zd_rename_table("t", "tt")', 'op.rename_table("t", "tt")'),
+    "source_renamed": ('op.zd_rename_table("s", "ss")', 'op.rename_table("s", "ss")'),
+    "source_dropped": ('op.zd_drop_table("s")', 'op.drop_table("s")'),
+}
+
+
+@pytest.mark.parametrize("name", THIRD)
+@pytest.mark.parametrize("end", ["complete", "rollback"])
+def test_chain__two_revisions_in_flight__each_ends_by_itself(
+    name: str, end: str, database: Database, tmp_path: Path
+) -> None:
+    third, plain = THIRD[name]
+    case = Case(name, _CHAIN_SETUP, _T.format("zd_", _T_UP), _T.format("", "") + plain)
+    flight = Flight(case, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    flight.project.revision("r3", AFTER, third, "pass")
+    flight.run("upgrade", "r3")
+    with flight.clients() as clients:
+        _run(clients["old"], "INSERT INTO s VALUES (3, 'a3', 'b3')", "UPDATE s SET a = 'x1', id = 5 WHERE id = 1",
+             "DELETE FROM s WHERE id = 2")  # fmt: skip
+        second = {"SELECT id, a FROM t": [(3, "A3"), (5, "X1")]}
+        check_rows(clients["new"], second, "second version")
+        _run(clients["new"], "UPDATE t SET a = 'MINE' WHERE id = 3")
+        second = {"SELECT id, a FROM t": [(3, "MINE"), (5, "X1")]}
+        check_rows(clients["new"], second, "second version, written")
+        with flight.client("r3") as third_client:
+            seen = {
+                "table_from_the_new_table": {"SELECT * FROM u": [(30, "MINE!"), (50, "X1!")]},
+                "column_of_the_new_table_altered": {"SELECT id, c FROM t": [(3, "mine"), (5, "x1")]},
+                "column_of_the_source_altered": {"SELECT id, a FROM s": [(3, "a3a3"), (5, "x1x1")]},
+                "new_table_renamed": {"SELECT id, a FROM tt": [(3, "MINE"), (5, "X1")]},
+                "source_renamed": {"SELECT id, a FROM ss": [(3, "a3"), (5, "x1")]},
+                "source_dropped": second,
+            }[name]
+            check_rows(third_client, seen, "third version")
+            if end == "complete":
+                flight.run("zd-complete", AFTER)
+                check_rows(clients["new"], second, "second version, first completed")
+                check_rows(third_client, seen, "third version, first completed")
+                flight.run("zd-complete")
+                check_rows(third_client, seen, "third version, completed")
+            else:
+                flight.run("downgrade", AFTER)
+                check_rows(clients["new"], second, "second version, third rolled back")
+                _run(clients["old"], "UPDATE s SET a = 'y' WHERE id = 5")
+                check_rows(clients["new"], {"SELECT a FROM t WHERE id = 5": [("Y",)]}, "still carried")
+                flight.run("downgrade", BEFORE)
+    if end == "complete":
+        assert_same(flight.dump(), plain_dump(case, database, tmp_path), "both completed")
+    else:
+        assert_same(flight.dump(), flight.original, "both rolled back")
+    assert_nothing_left(database)
