@@ -309,6 +309,7 @@ class Flight(PlainData):
             name=rest.spec.name,
             generated=rest.read_generated(),
             levels=tuple(self._with_final_keys(one, level) for one in rest.levels),
+            created=self.created and not level,
             cells=tuple(
                 replace(
                     c,
