@@ -145,7 +145,7 @@ class Following:
         table = f"{target.flight.schema}.{target.flight.name}"
         wanted = f"foreign key {foreign_key.name!r} references it: drop that first, with op.zd_drop_constraint"
         if target.dropped:
-            raise self._refuse(draft, f"table {table} is dropped, and {wanted}")
+            raise self._refuse(draft, f"zd_drop_table drops {table}, and {wanted}")
         by_physical = {cell.physical: cell.id for cell in target.flight.cells}
         before = pin.cells or [by_physical[name] for name in pin.columns]
         cells = [target.latest(c) for c in before]
