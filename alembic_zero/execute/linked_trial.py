@@ -15,8 +15,9 @@ from alembic_zero.lens.lens import Edge
 from alembic_zero.lens.link import Link, Mapped, Side
 from alembic_zero.operations.across import FromTable
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdDropTableOp
+from alembic_zero.sql import ddl
 from alembic_zero.sql.links import cast_untyped
-from alembic_zero.sql.quoting import literal
+from alembic_zero.sql.quoting import ident, idents, literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from alembic_zero.catalog.snapshot import Column, Index, TableSpec
     from alembic_zero.lens.lens import Cell
     from alembic_zero.plan.items import Item
+
+_PROBE = "_zd_value"
 
 Finder = Callable[["Item", str | None, str], "LinkedTrial"]
 
@@ -85,6 +88,7 @@ class LinkedTrial(TableTrial):
             self._run(f"SELECT FROM {tables}")
             source = f"{self._table}, {other.table}"
             own, others = self._reads([cast_untyped(value, column.type), where], source, other, boolean=where)
+            self._check_assignable(column, value, where, other)
         self.bind(self.draft.shape[name] for name in own)
         other.bind(other.draft.shape[name] for name in others)
         link = Link(
@@ -112,6 +116,12 @@ class LinkedTrial(TableTrial):
             repr(said),
             linked=True,
         )
+
+    def _check_assignable(self, column: Column, value: str, where: str, other: LinkedTrial) -> None:
+        """Let UPDATE refuse a type that only an explicit cast would turn into the column's."""
+        with self._savepoint():
+            self._run(ddl.add_column(self._table, column, _PROBE))
+            self._run(f"UPDATE {self._table} SET {ident(_PROBE)} = ({value}\n) FROM {other.table} WHERE ({where}\n)")
 
     def _relax(self, column: Column, target: Cell) -> None:
         """Let a column be NULL until a transaction commits; a key's cannot."""
@@ -175,6 +185,12 @@ class LinkedTrial(TableTrial):
                     Mapped(self.draft.shape[name], name, columns[name].type, expression, tuple(inputs))
                 )  # fmt: skip
                 reads += inputs
+            listed = ", ".join(f"({expression}\n)" for expression in values.values())
+            with self._savepoint():
+                self._run(
+                    f"INSERT INTO {self._table} ({idents(values)}) OVERRIDING SYSTEM VALUE "
+                    f"SELECT {listed} FROM {other.table}"
+                )
             if said.where is not None:
                 own, others = self._reads([said.where], f"{self._table}, {other.table}", other, boolean=said.where)
                 reads += others
