@@ -23,6 +23,7 @@ class Settings:
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
+    *arguments* are what env.py gives to ``context.run_migrations``, and that to every upgrade() and downgrade().
     """
 
     def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0, project: str | None = None) -> None:
@@ -30,6 +31,7 @@ class Settings:
         self.lock_budget_s = lock_budget_s
         self.project = project
         self.direct = False
+        self.arguments: dict[str, Any] = {}
 
 
 def configure(
@@ -64,6 +66,18 @@ def configure(
         kw["fn"] = _wrapped(original)
     settings = Settings(zd_schemas, zd_lock_budget_s, zd_project)
     environment.configure(connection=connection, alembic_zero=settings, **kw)
+    _keep_arguments(environment.get_context(), settings)
+
+
+def _keep_arguments(context: MigrationContext, settings: Settings) -> None:
+    """Keep what env.py gives to every migration function: plans and rollbacks call them, too."""
+    run_migrations = context.run_migrations
+
+    def run_and_keep(**kw: Any) -> None:
+        settings.arguments = kw
+        run_migrations(**kw)
+
+    context.run_migrations = run_and_keep  # type: ignore[method-assign]
 
 
 def _check_search_path(connection: Connection) -> None:

@@ -108,7 +108,7 @@ def zd_plan(
         recorder = Recorder(context, workplace.default_schema)
         savepoint = workplace.connection.begin_nested()
         for step in steps:
-            recorder.record(step.revision.revision, step.migration_fn)
+            recorder.record(step.revision.revision, step.migration_fn, **workplace.settings.arguments)
         savepoint.rollback()
         target = version_name(steps[-1].to_revisions)
         with translated_errors("zd-plan", "alembic zd-plan"):

@@ -136,7 +136,7 @@ class Rollback:
         try:
             for revision in revisions if forwards else reversed(revisions):
                 function = revision.module.downgrade if forwards else revision.module.upgrade
-                recorder.record(revision.revision, function)
+                recorder.record(revision.revision, function, **self._workplace.settings.arguments)
         finally:
             savepoint.rollback()
             self._workplace.commit()

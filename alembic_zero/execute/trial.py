@@ -215,6 +215,16 @@ class TableTrial(ObjectTrial):
             if column == physical:
                 raise self._refuse(f"{thing} depends on column {name!r}; drop or change it first", "ZD207")
 
+    def _check_not_computed_from(self, name: str) -> None:
+        """Refuse to copy a column that a generated one reads: that would go on reading the column of before."""
+        for other in self.draft.spec.columns:
+            if other.generated and other.name != name and name in self._read_inputs_quietly(str(other.default)):
+                raise self._refuse(
+                    f"generated column {other.name!r} is computed from {name!r}: drop it first in the same revision, "
+                    "with op.zd_drop_column, and add an ordinary one with up= in its place",
+                    "ZD204",
+                )
+
     def _alter_column(self, operation: ZdAlterColumnOp) -> None:
         name = operation.column_name
         column = self._column(name)
@@ -232,6 +242,7 @@ class TableTrial(ObjectTrial):
             self._refresh({after_name: cell.id})
             return
         self._check_droppable(name)
+        self._check_not_computed_from(name)
         self._check_reversible(operation, column, after)
         copy = self._copy_of(cell, column, after)
         self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))

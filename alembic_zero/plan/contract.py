@@ -283,7 +283,9 @@ class Swap:
         return source if source.id in based or source.sequence_of is None else self._sequence_source(source)
 
     def _drop_columns(self) -> list[str]:
-        return [ddl.drop_column(self._table, str(self.flight.cell(c).physical)) for c in self._gone_cells()]
+        # What is generated goes before what it is computed from.
+        gone = sorted(map(self.flight.cell, self._gone_cells()), key=lambda cell: not cell.generated)
+        return [ddl.drop_column(self._table, str(cell.physical)) for cell in gone]
 
     def _drop_objects(self) -> list[str]:
         """Drop indexes and constraints that are gone while their columns stay; others go with a column."""
