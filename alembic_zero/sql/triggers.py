@@ -67,7 +67,8 @@ class SyncTrigger:
             for _, cell in self.flight.shape_at(number):
                 first, _last = spans.get(cell, (index, index))
                 spans[cell] = (first, index)
-        return spans
+        # What a table that is filled was created with: only links write it.
+        return {cell: (0, 0) for _, cell in self.flight.shape} | spans
 
     def _inputs(self) -> dict[str, None]:
         found: dict[str, None] = {}

@@ -253,7 +253,110 @@ TO_PARENT = Case(
     ]},
 )  # fmt: skip
 
-CASES = [LOOKUP, UUIDS, SURROGATE, JUNCTION, RETARGETED, TO_PARENT]
+MADE_AND_CHANGED = Case(
+    "filled_table_changed_by_later_operations",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text, age text);
+        INSERT INTO users VALUES (1, 'One', '1'), (2, 'Two', '22'), (3, NULL, '3');
+    """,
+    upgrade="""
+        op.zd_create_table("mails", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+            sa.Column("email", sa.Text, index=True), sa.Column("age", sa.Text),
+            sa.Column("plus", sa.Integer, sa.Computed("user_id + 1", persisted=True)),
+            up=alembic_zero.from_table("users", {"user_id": "id", "email": "email", "age": "users.age"}))
+        op.zd_alter_column("mails", "age", new_column_name="years", type_=sa.Integer,
+            up="age::integer", down="years::text")
+        op.zd_add_column("mails", sa.Column("short", sa.String(2)), up="left(email, 2)")
+        op.zd_rename_table("mails", "addresses")
+        op.zd_alter_column("addresses", "short", server_default="-")
+        op.zd_drop_column("users", "email",
+            down=alembic_zero.from_table("addresses", "addresses.email", where="users.id = addresses.user_id"))
+        op.zd_drop_column("users", "age",
+            down=alembic_zero.from_table("addresses", "years::text", where="users.id = addresses.user_id"))
+    """,
+    plain="""
+        op.create_table("mails", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
+            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+            sa.Column("email", sa.Text, index=True), sa.Column("age", sa.Text),
+            sa.Column("plus", sa.Integer, sa.Computed("user_id + 1", persisted=True)))
+        op.alter_column("mails", "age", new_column_name="years", type_=sa.Integer, postgresql_using="age::integer")
+        op.add_column("mails", sa.Column("short", sa.String(2)))
+        op.rename_table("mails", "addresses")
+        op.alter_column("addresses", "short", server_default="-")
+        op.drop_column("users", "email")
+        op.drop_column("users", "age")
+    """,
+    writes=[
+        new("SELECT user_id, email, years, short, plus FROM addresses ORDER BY 1", [
+            (1, "One", 1, "On", 2), (2, "Two", 22, "Tw", 3), (3, None, 3, None, 4)]),
+        old("UPDATE users SET email = 'Eins' WHERE id = 1"),
+        old("INSERT INTO users VALUES (4, 'four', '44')"),
+        new("UPDATE addresses SET years = 5, short = 'xx' WHERE user_id = 2"),
+        old("SELECT age FROM users WHERE id = 2", [("5",)]),
+        old("UPDATE users SET age = '6' WHERE id = 2"),
+        old("DELETE FROM users WHERE id = 3"),
+        new("INSERT INTO users VALUES (5)"),
+        new("INSERT INTO addresses (user_id, email) VALUES (5, 'five') RETURNING short", [("-",)]),
+    ],
+    old={"SELECT id, email, age FROM users": [
+        (1, "Eins", "1"), (2, "Two", "6"), (4, "four", "44"), (5, "five", None),
+    ]},
+    new={"SELECT user_id, email, years, short, plus FROM addresses": [
+        (1, "Eins", 1, "Ei", 2), (2, "Two", 6, "xx", 3), (4, "four", 44, "fo", 5), (5, "five", None, "-", 6),
+    ]},
+    outcomes=("complete", "rollback"),
+)  # fmt: skip
+
+MERGED = Case(
+    "table_merged_into_another_and_back",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, name text);
+        CREATE TABLE profiles (user_id integer PRIMARY KEY REFERENCES users ON DELETE CASCADE, bio text, age integer);
+        INSERT INTO users VALUES (1, 'a'), (2, 'b'), (3, 'c');
+        INSERT INTO profiles VALUES (1, 'one', 1), (2, 'two', 2);
+    """,
+    upgrade="""
+        for name, type_ in [("bio", sa.Text()), ("age", sa.Integer())]:
+            op.zd_add_column("users", sa.Column(name, type_),
+                up=alembic_zero.from_table("profiles", f"profiles.{name}", where="users.id = profiles.user_id"))
+        op.zd_drop_table("profiles", down=alembic_zero.from_table("users",
+            {"user_id": "id", "bio": "bio", "age": "age"}, where="users.bio IS NOT NULL"))
+    """,
+    plain="""
+        op.add_column("users", sa.Column("bio", sa.Text))
+        op.add_column("users", sa.Column("age", sa.Integer))
+        op.drop_table("profiles")
+    """,
+    downgrade="""
+        op.zd_create_table("profiles", sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"),
+            primary_key=True, autoincrement=False), sa.Column("bio", sa.Text), sa.Column("age", sa.Integer),
+            up=alembic_zero.from_table("users", {"user_id": "id", "bio": "bio", "age": "age"},
+                where="users.bio IS NOT NULL"))
+        for name in ("bio", "age"):
+            op.zd_drop_column("users", name,
+                down=alembic_zero.from_table("profiles", f"profiles.{name}", where="users.id = profiles.user_id"))
+    """,
+    writes=[
+        new("SELECT id, bio, age FROM users ORDER BY id", [(1, "one", 1), (2, "two", 2), (3, None, None)]),
+        old("UPDATE profiles SET bio = 'eins' WHERE user_id = 1"),
+        new("SELECT bio FROM users WHERE id = 1", [("eins",)]),
+        new("UPDATE users SET bio = 'three', age = 3 WHERE id = 3"),
+        old("SELECT bio, age FROM profiles WHERE user_id = 3", [("three", 3)]),
+        new("INSERT INTO users VALUES (4, 'd', 'four', 4)"),
+        old("INSERT INTO users VALUES (5, 'e')"),
+        old("INSERT INTO profiles VALUES (5, 'five', 5)"),
+        new("UPDATE users SET bio = NULL WHERE id = 2"),
+        old("SELECT user_id FROM profiles ORDER BY 1", [(1,), (3,), (4,), (5,)]),
+        old("DELETE FROM profiles WHERE user_id = 4"),
+    ],
+    old={"SELECT user_id, bio, age FROM profiles": [(1, "eins", 1), (3, "three", 3), (5, "five", 5)]},
+    new={"SELECT id, bio, age FROM users": [
+        (1, "eins", 1), (2, None, 2), (3, "three", 3), (4, None, None), (5, "five", 5),
+    ]},
+)  # fmt: skip
+
+CASES = [LOOKUP, UUIDS, SURROGATE, JUNCTION, RETARGETED, TO_PARENT, MADE_AND_CHANGED, MERGED]
 
 
 @pytest.mark.parametrize(("case", "outcome"), outcomes_of(*CASES), ids=outcome_id)
