@@ -14,7 +14,7 @@ from alembic_zero.sql import journal as sql
 from alembic_zero.workplace import version_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from alembic.runtime.migration import MigrationContext
 
@@ -61,11 +61,10 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
     }
     if state.exists:
         rows = connection.execute(text(sql.BACKFILLS)).mappings().all()
-        flying = {level.generation for f in state.flights for level in f.levels if state.unfinished is not None}
-        names = {f.id: f"{f.schema}.{f.name}" for f in state.flights}
+        flying = _visits(state.flights) if state.unfinished is not None else {}
         status["backfills"] = [
             {
-                "table": names[row["table_oid"]],
+                "table": flying[row["generation"]],
                 "blocks_done": min(row["next_block"], row["end_block"]),
                 "blocks_total": row["end_block"],
                 "rows_updated": row["updated_rows"],
@@ -75,6 +74,18 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
             if row["generation"] in flying and row["end_block"]
         ]
     return status
+
+
+def _visits(flights: Sequence[Flight]) -> dict[int, str]:
+    """Return what the rows of a table are visited for, by number: its own backfill, or the tables that it fills."""
+    names = {flight.id: f"{flight.schema}.{flight.name}" for flight in flights}
+    visits = {}
+    for flight in flights:
+        for level in flight.levels:
+            visits[level.generation] = names[flight.id]
+            for number, link in enumerate(level.links, level.generation + 1):
+                visits[number] = f"{names[link.target.flight]} from {names[flight.id]}"
+    return visits
 
 
 def _phase(state: State) -> str:

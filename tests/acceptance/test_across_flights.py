@@ -247,6 +247,55 @@ def test_quarantine__row_that_the_new_table_refuses__listed_until_corrected(
     assert_same(flight.dump(), plain_dump(case, database, tmp_path), "completed after the correction")
 
 
+COLUMN_STRICT = Case(
+    "strict_column",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text);
+        CREATE TABLE letters (id integer PRIMARY KEY, user_id integer);
+        INSERT INTO users VALUES (1, 'a@x'), (2, 'b@x');
+        INSERT INTO letters VALUES (1, 1), (2, 2);
+    """,
+    upgrade="""op.zd_add_column("letters", sa.Column("email", sa.String(5), sa.CheckConstraint("email LIKE '%@%'",
+        name="has_at"), nullable=False),
+        up=alembic_zero.from_table("users", "users.email", where="letters.user_id = users.id"))""",
+    plain="""
+        op.add_column("letters", sa.Column("email", sa.String(5)))
+        op.execute("UPDATE letters SET email = '@'")
+        op.alter_column("letters", "email", nullable=False)
+        op.create_check_constraint("has_at", "letters", "email LIKE '%@%'")
+    """,
+)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "table", "key", "word", "right"),
+    [
+        ("UPDATE users SET email = 'long@x' WHERE id = 2", "users", "2", "too long", "UPDATE users SET email = 'c@x'"),
+        ("UPDATE users SET email = 'nil' WHERE id = 2", "letters", "2", "has_at", "UPDATE users SET email = 'c@x'"),
+        ("DELETE FROM users WHERE id = 2", "letters", "2", "null", "UPDATE letters SET user_id = 1"),
+        ("INSERT INTO letters VALUES (3, 9)", "letters", "3", "null", "INSERT INTO users VALUES (9, 'z@x')"),
+    ],
+    ids=["too_long", "check", "match_gone", "no_match"],
+)
+def test_quarantine__value_that_the_new_column_refuses__listed_until_corrected(
+    wrong: str, table: str, key: str, word: str, right: str, database: Database, tmp_path: Path
+) -> None:
+    flight = Flight(COLUMN_STRICT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.client(BEFORE) as client:
+        _run(client, wrong)
+        found = {t["table"]: t for t in _status(flight)["tables"] if t["quarantined"]}
+        assert list(found) == [f"public.{table}"], found
+        (row,) = found[f"public.{table}"]["quarantined_rows"]
+        assert row["key"] == f"(id)=({key})"
+        assert word in row["error"]
+        assert flight.project.run_in_process("zd-complete", check=False).returncode == 2
+        _run(client, right)
+    assert not any(t["quarantined"] for t in _status(flight)["tables"])
+    flight.run("zd-complete")
+    assert_same(flight.dump(), plain_dump(COLUMN_STRICT, database, tmp_path), "completed after the correction")
+
+
 def test_quarantine__key_moves_with_it__no_row_stays_behind(database: Database, tmp_path: Path) -> None:
     flight = Flight(_strict("check"), database, tmp_path / "project")
     flight.run("upgrade", AFTER)
@@ -271,6 +320,8 @@ def test_upgrade__existing_row_does_not_fit__named_then_corrected_or_taken_back(
     for word in ("ZD321", "public.users", "(id)=(3)", _WRONG[kind][1]):
         assert word in _said(failed)
     assert database.fetch("SELECT version_num FROM alembic_version") == [(BEFORE,)]
+    filled = [b for b in _status(flight)["backfills"] if b["table"] == "public.mails from public.users"]
+    assert [b["blocks_done"] for b in filled] == [b["blocks_total"] for b in filled] == [1]
     if kind == "check":
         flight.run("downgrade", BEFORE)
         assert_same(flight.dump(), flight.original, "taken back")

@@ -261,7 +261,8 @@ MADE_AND_CHANGED = Case(
     """,
     upgrade="""
         op.zd_create_table("mails", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
-            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False,
+                unique=True),
             sa.Column("email", sa.Text, index=True), sa.Column("age", sa.Text),
             sa.Column("plus", sa.Integer, sa.Computed("user_id + 1", persisted=True)),
             up=alembic_zero.from_table("users", {"user_id": "id", "email": "email", "age": "users.age"}))
@@ -277,7 +278,8 @@ MADE_AND_CHANGED = Case(
     """,
     plain="""
         op.create_table("mails", sa.Column("id", sa.Integer, sa.Identity(), primary_key=True),
-            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False, unique=True),
+            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False,
+                unique=True),
             sa.Column("email", sa.Text, index=True), sa.Column("age", sa.Text),
             sa.Column("plus", sa.Integer, sa.Computed("user_id + 1", persisted=True)))
         op.alter_column("mails", "age", new_column_name="years", type_=sa.Integer, postgresql_using="age::integer")
