@@ -17,6 +17,9 @@ from tests.support.harness import AFTER, BEFORE, Case, Flight, assert_nothing_le
 SETUP = """
     CREATE TABLE orgs (id integer PRIMARY KEY);
     CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer DEFAULT 1, note text);
+    CREATE TABLE empty (id integer);
+    CREATE INDEX users_note ON users (note);
+    ALTER TABLE users ADD CONSTRAINT named CHECK (length(note) < 200);
     COMMENT ON COLUMN users.age IS 'years';
     CREATE TYPE mood AS ENUM ('sad', 'ok');
     CREATE TYPE unused AS ENUM ('a');
@@ -65,6 +68,51 @@ PLANS = {
     "zd_execute": (
         "op.zd_execute(expand='SELECT 1', contract='SELECT 2')",
         ["expand SQL of r2: ", "zd-complete: locks as the statements take, cost unknown"],
+    ),
+    "zd_create_index": (
+        "op.zd_create_index('ix', 'users', ['name'])",
+        ["index ix on public.users: SHARE UPDATE EXCLUSIVE, scans twice"],
+    ),
+    "zd_drop_index": (
+        "op.zd_drop_index('users_note', table_name='users')",
+        ["zd-complete: ACCESS EXCLUSIVE, metadata only"],
+    ),
+    "zd_create_foreign_key": (
+        "op.zd_create_foreign_key('fk', 'users', 'orgs', ['id'], ['id'])",
+        [
+            "foreign keys of public.users: SHARE ROW EXCLUSIVE, metadata only",
+            "validate public.users: SHARE UPDATE EXCLUSIVE, scans",
+        ],
+    ),
+    "zd_create_check_constraint": (
+        "op.zd_create_check_constraint('ck', 'users', 'age > 0')",
+        [
+            "expand public.users: ACCESS EXCLUSIVE, metadata only",
+            "validate public.users: SHARE UPDATE EXCLUSIVE, scans",
+        ],
+    ),
+    "zd_create_unique_constraint": (
+        "op.zd_create_unique_constraint('uq', 'users', ['name'])",
+        ["index uq on public.users: SHARE UPDATE EXCLUSIVE, scans twice"],
+    ),
+    "zd_create_exclude_constraint": (
+        "op.zd_create_exclude_constraint('ex', 'empty', ('id', '='), using='btree')",
+        [
+            "exclusion constraint ex on public.empty: ACCESS EXCLUSIVE, of an empty table",
+            "zd-complete: ACCESS EXCLUSIVE, metadata only",
+        ],
+    ),
+    "zd_create_primary_key": (
+        "op.zd_create_primary_key('pk', 'empty', ['id'])",
+        ["index pk on public.empty: SHARE UPDATE EXCLUSIVE, scans twice"],
+    ),
+    "zd_drop_constraint": (
+        "op.zd_drop_constraint('named', 'users')",
+        ["zd-complete: ACCESS EXCLUSIVE, metadata only"],
+    ),
+    "zd_rename_constraint": (
+        "op.zd_rename_constraint('named', 'users', 'other')",
+        ["zd-complete: ACCESS EXCLUSIVE, metadata only"],
     ),
 }
 
