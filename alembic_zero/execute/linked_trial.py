@@ -217,12 +217,14 @@ class LinkedTrial(TableTrial):
         spec = other.draft.spec
         texts = {text.strip() for text in expressions}
         plain = {c.name for c in spec.columns if texts & _spellings(spec.name, c.name)}
-        keys = [set(i.columns) for i in spec.indexes if i.constraint in ("p", "u")]
+        # Within a statement, a deferrable constraint does let two rows have the same key.
+        keys = [set(i.columns) for i in spec.indexes if i.constraint in ("p", "u") and not i.constraint_suffix]
         return any(key and key <= plain for key in keys)
 
     def _row_key(self, said: FromTable, values: dict[str, str]) -> list[str]:
         """Return the columns by which a row is found again."""
-        constraints = [i for i in self.draft.spec.indexes if i.constraint in ("p", "u")]
+        # ON CONFLICT takes no deferrable constraint.
+        constraints = [i for i in self.draft.spec.indexes if i.constraint in ("p", "u") and not i.constraint_suffix]
         for index in sorted(constraints, key=lambda i: str(i.constraint)):
             if set(index.columns) <= values.keys():
                 return columns_in_order(index)

@@ -639,7 +639,7 @@ class Carry:
         else:
             body = patient(write, "RETURN NULL;", waited_for(self.level.migration))
         setting = f"COALESCE(pg_catalog.current_setting({literal(_CARRYING)}, true), '')"
-        declare = f"  carrying pg_catalog.text := {setting};\n"
+        declare = f"  carrying pg_catalog.text := {setting};\n  whole boolean := false;\n"
         return _plpgsql(self.link.carry, (), "trigger", f"{self._skip()}{body}", patient_=True, declare=declare)
 
     def _set_aside(self) -> str:
@@ -692,15 +692,17 @@ class Carry:
         put = f"put_{name}"
         undone = self._undone()
         delete, insert = (eq("TG_OP", literal(event)) for event in ("DELETE", "INSERT"))
-        rekey = f"IF {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE THEN {self._vanish()} END IF;"
-        move = f"IF {_call(f'moved_{name}', [*old, *new])} THEN {self._inherit(rekey)} END IF;"
+        rekeyed = f"whole := {_call(f'rekey_{name}', [*old, *new])} IS NOT TRUE;"
+        rekey = f"{rekeyed} IF whole THEN {self._vanish()} END IF;"
+        # The new place is taken, or the old one stays for another: nothing comes along.
+        move = f"IF {_call(f'moved_{name}', [*old, *new])} THEN whole := true; {self._inherit(rekey)} END IF;"
         # What a quarantined row was before may be just what cannot be computed.
         careful = _ignoring_failure(move, f"lock_not_available OR {RERAISED}")
         return (
             f"IF {delete} THEN {self._inherit(self._vanish())}\n"
             f"    ELSIF {insert} THEN PERFORM {_call(put, [*new, *new, 'true'])};\n"
             f"    ELSE\n      IF {undone} THEN {careful}\n      ELSE {move}\n      END IF;\n"
-            f"      PERFORM {_call(put, [*new, *old, undone])};\n    END IF;"
+            f"      PERFORM {_call(put, [*new, *old, f'whole OR {undone}'])};\n    END IF;"
         )
 
     def _leave(self) -> str:

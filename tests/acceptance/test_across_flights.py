@@ -439,6 +439,84 @@ def test_chain__two_revisions_in_flight__each_ends_by_itself(
     assert_nothing_left(database)
 
 
+_VALUE_SETUP = """
+    CREATE TABLE s (id integer PRIMARY KEY, a text);
+    CREATE TABLE t (id integer PRIMARY KEY, s_id integer);
+    CREATE TABLE u (id integer PRIMARY KEY, t_id integer);
+    INSERT INTO s VALUES (1, 'a1'), (2, 'a2');
+    INSERT INTO t VALUES (10, 1), (20, 2), (30, 2);
+    INSERT INTO u VALUES (100, 10), (200, 20);
+"""
+_VALUE = """op.zd_add_column("t", sa.Column("a", sa.Text),
+    up=alembic_zero.from_table("s", "upper(s.a)", where="t.s_id = s.id"))
+"""
+FOURTH = {
+    "source_column_dropped": (
+        'op.zd_drop_column("s", "a", down=alembic_zero.from_table("t", "lower(t.a)", where="t.s_id = s.id"))',
+        'op.drop_column("s", "a")',
+        {"SELECT id FROM s": [(1,), (2,)]},
+    ),
+    "source_column_altered": (
+        """op.zd_alter_column("s", "a", new_column_name="b", type_=sa.String(9),
+            up="a || '!'", down="rtrim(b, '!')")""",
+        'op.alter_column("s", "a", new_column_name="b", type_=sa.String(9))',
+        {"SELECT id, b FROM s": [(1, "x!"), (2, "a2!")]},
+    ),
+    "target_column_altered": (
+        """op.zd_alter_column("t", "a", new_column_name="b", type_=sa.String(9),
+            up="a || '!'", down="rtrim(b, '!')")""",
+        'op.alter_column("t", "a", new_column_name="b", type_=sa.String(9))',
+        {"SELECT id, b FROM t": [(10, "X!"), (20, "MINE!"), (30, "A2!")]},
+    ),
+    "column_from_the_new_column": (
+        'op.zd_add_column("u", sa.Column("a", sa.Text), up=alembic_zero.from_table("t", "t.a", where="u.t_id = t.id"))',
+        'op.add_column("u", sa.Column("a", sa.Text))',
+        {"SELECT id, a FROM u": [(100, "X"), (200, "MINE")]},
+    ),
+    "what_joins_renamed": (
+        'op.zd_alter_column("t", "s_id", new_column_name="of", type_=sa.BigInteger, down="of::integer")',
+        'op.alter_column("t", "s_id", new_column_name="of", type_=sa.BigInteger)',
+        {"SELECT id, of FROM t": [(10, 1), (20, 2), (30, 2)]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOURTH)
+@pytest.mark.parametrize("end", ["complete", "rollback"])
+def test_chain__column_then_another_revision__each_ends_by_itself(
+    name: str, end: str, database: Database, tmp_path: Path
+) -> None:
+    third, plain, seen = FOURTH[name]
+    case = Case(name, _VALUE_SETUP, _VALUE, 'op.add_column("t", sa.Column("a", sa.Text))\n' + plain)
+    flight = Flight(case, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    flight.project.revision("r3", AFTER, third, "pass")
+    flight.run("upgrade", "r3")
+    second = {"SELECT id, a FROM t": [(10, "X"), (20, "MINE"), (30, "A2")]}
+    with flight.clients() as clients, flight.client("r3") as last:
+        _run(clients["old"], "UPDATE s SET a = 'x' WHERE id = 1")
+        _run(clients["new"], "UPDATE t SET a = 'MINE' WHERE id = 20")
+        check_rows(clients["new"], second, "second version")
+        check_rows(last, seen, "third version")
+        if end == "complete":
+            flight.run("zd-complete", AFTER)
+            check_rows(clients["new"], second, "second version, first completed")
+            check_rows(last, seen, "third version, first completed")
+            flight.run("zd-complete")
+            check_rows(last, seen, "third version, completed")
+        else:
+            flight.run("downgrade", AFTER)
+            check_rows(clients["new"], second, "second version, third rolled back")
+            _run(clients["old"], "UPDATE s SET a = 'y' WHERE id = 1", "UPDATE t SET s_id = 1 WHERE id = 30")
+            check_rows(clients["new"], {"SELECT a FROM t WHERE id IN (10, 30)": [("Y",), ("Y",)]}, "still carried")
+            flight.run("downgrade", BEFORE)
+    if end == "complete":
+        assert_same(flight.dump(), plain_dump(case, database, tmp_path), "both completed")
+    else:
+        assert_same(flight.dump(), flight.original, "both rolled back")
+    assert_nothing_left(database)
+
+
 # -- kills ----------------------------------------------------------------------------------------------
 
 ROWS = 40_000

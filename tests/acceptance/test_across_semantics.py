@@ -214,6 +214,37 @@ MANY = Case(
 )  # fmt: skip
 
 
+SWAPPED = Case(
+    "keys_swapped_in_one_statement",
+    setup="""
+        CREATE TABLE songs (id integer PRIMARY KEY, place integer UNIQUE DEFERRABLE, title text, note text);
+        INSERT INTO songs VALUES (1, 1, 'a', 'x'), (2, 2, 'b', 'y'), (3, 3, 'c', 'z');
+    """,
+    upgrade="""
+        op.zd_create_table("charts", sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("title", sa.Text), sa.Column("note", sa.Text),
+            up=alembic_zero.from_table("songs", {"place": "place", "title": "title", "note": "note"}))
+    """,
+    plain="""
+        op.create_table("charts", sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("title", sa.Text), sa.Column("note", sa.Text))
+    """,
+    downgrade="""op.zd_drop_table("charts")""",
+    writes=[
+        old("UPDATE songs SET place = 3 - place WHERE place < 3"),
+        new("SELECT * FROM charts ORDER BY 1", [(1, "b", "y"), (2, "a", "x"), (3, "c", "z")]),
+        old("UPDATE songs SET place = place % 3 + 1"),
+        new("SELECT * FROM charts ORDER BY 1", [(1, "c", "z"), (2, "b", "y"), (3, "a", "x")]),
+        old("UPDATE songs SET place = place + 1"),
+        new("SELECT * FROM charts ORDER BY 1", [(2, "c", "z"), (3, "b", "y"), (4, "a", "x")]),
+        # Onto the place of a row that is a new client's: it gets all the values.
+        new("INSERT INTO charts VALUES (9, 'mine', 'own')"),
+        old("UPDATE songs SET place = 9 WHERE id = 1"),
+    ],
+    old={"SELECT id, place FROM songs": [(1, 9), (2, 3), (3, 2)]},
+    new={"SELECT * FROM charts": [(2, "c", "z"), (3, "b", "y"), (9, "a", "x")]},
+)
+
 # -- transactions -------------------------------------------------------------------------------------
 
 
@@ -357,6 +388,36 @@ FROM_SOURCE = Case(
         "SELECT id, color_name FROM parts": [(1, "white"), (2, "black"), (3, "blue"), (4, None), (6, "pink")],
         "SELECT name FROM colors": [("white",), ("black",), ("blue",), ("pink",)],
     },
+)  # fmt: skip
+
+NATURAL = Case(
+    "foreign_key_of_the_sources_own_column_to_target",
+    setup="""
+        CREATE TABLE parts (id integer PRIMARY KEY, color text);
+        CREATE INDEX ON parts (color);
+        INSERT INTO parts VALUES (1, 'red'), (2, 'red'), (3, 'blue'), (4, NULL);
+    """,
+    upgrade="""
+        op.zd_create_table("colors", sa.Column("name", sa.Text, primary_key=True),
+            up=alembic_zero.from_table("parts", {"name": "color"}))
+        op.zd_create_foreign_key("parts_color", "parts", "colors", ["color"], ["name"])
+    """,
+    plain="""
+        op.create_table("colors", sa.Column("name", sa.Text, primary_key=True))
+        op.execute("INSERT INTO colors SELECT DISTINCT color FROM parts WHERE color IS NOT NULL")
+        op.create_foreign_key("parts_color", "parts", "colors", ["color"], ["name"])
+    """,
+    writes=[
+        old("INSERT INTO parts VALUES (5, 'green')"),
+        old("UPDATE parts SET color = 'black' WHERE id = 3"),
+        old("UPDATE parts SET color = 'white' WHERE color = 'red'"),
+        old("INSERT INTO parts VALUES (6, 'pink'), (7, 'pink') ON CONFLICT DO NOTHING"),
+        new("SELECT name FROM colors ORDER BY 1", [("black",), ("green",), ("pink",), ("white",)]),
+        old("DELETE FROM parts WHERE id IN (5, 6)"),
+    ],
+    old={"SELECT id, color FROM parts": [(1, "white"), (2, "white"), (3, "black"), (4, None), (7, "pink")]},
+    new={"SELECT name FROM colors": [("black",), ("pink",), ("white",)]},
+    outcomes=("complete", "rollback"),
 )  # fmt: skip
 
 # -- names, types, expressions ------------------------------------------------------------------------
@@ -587,7 +648,21 @@ NO_KEY = Case(
     },
 )
 
-CASES = [COLUMN, ROWS, MANY, TRANSACTIONS, *FROM_TARGET, FROM_SOURCE, NAMES, TYPES, ALTERED, TRIGGERS, NO_KEY]
+CASES = [
+    COLUMN,
+    ROWS,
+    MANY,
+    SWAPPED,
+    TRANSACTIONS,
+    *FROM_TARGET,
+    FROM_SOURCE,
+    NATURAL,
+    NAMES,
+    TYPES,
+    ALTERED,
+    TRIGGERS,
+    NO_KEY,
+]
 
 
 @pytest.mark.parametrize(("case", "outcome"), outcomes_of(*CASES), ids=outcome_id)
