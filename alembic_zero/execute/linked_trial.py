@@ -269,6 +269,13 @@ class LinkedTrial(TableTrial):
                 f"WHERE r.ev_class = {literal(self._probe_view)}::regclass AND c.oid <> r.ev_class "
                 "AND c.relkind <> 'S' ORDER BY a.attnum"
             ).all()
+            whole = self._run(
+                "SELECT EXISTS (SELECT FROM pg_rewrite WHERE ev_action::text LIKE '%:varattno 0 %'"
+                f" AND ev_class = {literal(self._probe_view)}::regclass)"
+            ).scalar_one()
+        if whole:
+            # Its columns are not known by name, so a change of them would not be noticed.
+            raise self._refuse("the expressions read a whole row: name the columns", "ZD210")
         strangers = sorted({row[0] for row in rows if not (row[1] or row[2])})
         if strangers:
             raise self._refuse(f"the expressions read {', '.join(strangers)}, too", "ZD211")

@@ -239,7 +239,7 @@ class LinkSql:
         return next(c for c in self.link.columns if c.cell == cell)
 
     def _mapped(self, rows: str, columns: Sequence[Mapped], more: Sequence[str] = ()) -> str:
-        """Return a query of the mapped values of *rows* that give a row, as columns v0, v1, ..."""
+        """Return a query of the mapped values of *rows* that give a row, as columns _zd_m0, _zd_m1, ..."""
         needed = columns if self.link.where is None else self.link.columns
         listed = ", ".join(f"{cast_untyped(c.expression, c.type)} AS {self._value_name(c)}" for c in needed)
         # By themselves, so that a bare name in one expression means the source's column.
@@ -253,7 +253,8 @@ class LinkSql:
         return f"SELECT {', '.join([*more, *values])} FROM {source} WHERE {' AND '.join(valid)}"
 
     def _value_name(self, column: Mapped) -> str:
-        return f"v{self.link.columns.index(column)}"
+        # Not what a column of the source may be called: conditions may name it bare.
+        return f"_zd_m{self.link.columns.index(column)}"
 
     def _keys_match(self, row: str) -> str:
         pairs = [f"{_TARGET}.{self._physical(k)} = {row}.{self._value_name(self._column(k))}" for k in self.link.key]
