@@ -620,7 +620,7 @@ def _column(value: str, where: str = "t.s_id = s.id", source: str = "s", more: s
 def _table(values: dict[str, str], more: str = "", source: str = "s") -> str:
     return (
         'op.zd_create_table("made", sa.Column("id", sa.Integer, primary_key=True, autoincrement=False), '
-        'sa.Column("a", sa.Text, nullable=False), sa.Column("g", sa.Integer, sa.Computed("id + 1")), '
+        'sa.Column("a", sa.Text, nullable=False), sa.Column("g", sa.Integer, sa.Computed("id + 1", persisted=True)), '
         f"up=alembic_zero.from_table({source!r}, {values!r}{more}))"
     )
 
