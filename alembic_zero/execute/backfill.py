@@ -18,7 +18,8 @@ from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
 from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
-from alembic_zero.sql.links import carry_nothing, found_table
+from alembic_zero.sql.carry import carry_nothing
+from alembic_zero.sql.links import found_table
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident
 

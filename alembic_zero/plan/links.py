@@ -9,7 +9,8 @@ from alembic_zero.plan.contract import PublishedView, bury_view, view_lock
 from alembic_zero.plan.expand import replace_trigger, table_lock
 from alembic_zero.plan.step import Kind, LockMode, Step
 from alembic_zero.sql import ddl
-from alembic_zero.sql.links import Owed, found_table, function_names
+from alembic_zero.sql.carry import Owed
+from alembic_zero.sql.links import found_table, function_names
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import FIRST_TAG, GENERATION_STRIDE, LAST_TAG, OLDEST_TAG, QUARANTINE_OFFSET, Rule
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
+from alembic_zero.sql.carry import RERAISED, Carry, Owed
 from alembic_zero.sql.functions import render_call
-from alembic_zero.sql.links import RERAISED, Carry, Owed
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.quoting import dollar_quoted, ident, literal
 
