@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,8 +12,14 @@ from tests.support.project import AlembicProject
 from tests.support.server import Database, Server, describe_servers, requested_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+
+EVERYTHING = "ALEMBIC_ZERO_EVERYTHING"
+
+# The way back after completion, and a replay from base: what "complete" and "rollback" show on every server.
+SPREAD_OUTCOMES = ("reverse", "direct")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,6 +27,37 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PG") and name.isupper()]:
         del os.environ[name]
     os.environ.pop("ALEMBIC_ZERO_REVISION", None)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave each of the less telling tests to one of the servers, half of them to each; all to all if asked."""
+    versions = requested_versions()
+    if EVERYTHING in os.environ or len(versions) == 1:
+        return
+    left_out = [item for item in items if _is_spread(item) and _chosen(item, versions) != _version(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_spread(item: pytest.Item) -> bool:
+    spread = _parameter(item, "outcome") in SPREAD_OUTCOMES or item.get_closest_marker("one_server") is not None
+    return spread and _version(item) is not None
+
+
+def _chosen(item: pytest.Item, versions: Sequence[int]) -> int:
+    """Return the server for a test: the same in every process, and for every order of the tests."""
+    name = item.nodeid.replace(f"pg{_version(item)}", "")
+    return versions[zlib.crc32(name.encode()) % len(versions)]
+
+
+def _version(item: pytest.Item) -> int | None:
+    return _parameter(item, "server")
+
+
+def _parameter(item: pytest.Item, name: str) -> Any:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(name) if callspec else None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

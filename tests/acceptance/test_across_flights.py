@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tests.support.harness import Session
     from tests.support.server import Database
 
+pytestmark = pytest.mark.one_server
+
 
 def _said(completed: CompletedProcess[str]) -> str:
     return completed.stdout + completed.stderr

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tests.support.server import Database
 
+pytestmark = pytest.mark.one_server
+
 _PINNED = new("SET alembic_zero.revision = 'r2'")
 
 LOOKUP = Case(

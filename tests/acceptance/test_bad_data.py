@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.harness import AFTER, BEFORE, Case, Flight, assert_nothing_left, assert_same, check_rows
 
+pytestmark = pytest.mark.one_server
+
 SETUP = """
     CREATE TABLE parent (id integer PRIMARY KEY, code text, CONSTRAINT parent_code UNIQUE (code));
     CREATE TABLE child (id integer, part integer, parent_id integer, n integer, m integer, "e x" text,

@@ -17,6 +17,8 @@ from tests.support.harness import (
 )
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 SETUP = """
     CREATE TABLE t (id integer PRIMARY KEY, n integer, k text NOT NULL, w integer);
     CREATE INDEX t_n ON t (n);

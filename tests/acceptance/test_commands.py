@@ -27,6 +27,8 @@ from tests.support.harness import (
 )
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 SPLIT = Case(
     "split",
     setup="""

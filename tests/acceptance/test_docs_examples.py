@@ -16,6 +16,8 @@ from tests.support.harness import (
 )
 from tests.support.pages import read_examples
 
+pytestmark = pytest.mark.one_server
+
 FOLDER = Path(__file__).parents[2] / "docs" / "operations"
 PAGES = sorted(FOLDER.glob("*.md"))
 EXAMPLES = [

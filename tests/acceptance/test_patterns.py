@@ -22,6 +22,8 @@ from tests.support.harness import (
 )
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 EPOCH = dt.datetime(2000, 1, 1)
 FOUR = [(schema, table) for schema in ("public", "shop") for table in ("buyers", "sellers")]
 

@@ -14,6 +14,8 @@ from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly, in_
 from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Case, Flight, Session, assert_same
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 FULL_NAME = 'op.zd_add_column("users", sa.Column("shout", sa.Text), up="upper(name)")'
 SHOUTS = "SELECT id, shout FROM users ORDER BY id"
 

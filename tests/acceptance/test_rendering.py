@@ -14,6 +14,8 @@ from alembic_zero.operations.reading import read_operations
 from alembic_zero.operations.tables import ZdCreateTableOp, ZdRenameTableOp
 from tests.support.harness import AFTER, BEFORE, Case, Flight, assert_nothing_left, assert_same
 
+pytestmark = pytest.mark.one_server
+
 SETUP = """
     CREATE TABLE orgs (id integer PRIMARY KEY);
     CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer DEFAULT 1, note text);

@@ -13,6 +13,8 @@ from alembic_zero.names import client_suffix
 from tests.support.harness import APP, Case, Flight, Session, assert_nothing_left, assert_same, normalise_settings
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 SALES, AUDIT = "sales", "Audit Log"
 SCHEMAS = ("public", SALES, AUDIT)
 
