@@ -167,7 +167,9 @@ class TableTrial(ObjectTrial):
         self._check_addable(operation, column)
         expression = operation.up or (column.default if column.default_volatile else None)
         cell = self._new_cell(column)
-        if expression is not None:
+        if column.identity is not None:
+            draft.ups.append(self._number(cell, column))
+        elif expression is not None:
             draft.ups.append(self._probe("up", expression, before, cell, column))
         else:
             draft.ups.append(self._fallback(before, cell, column))
@@ -182,14 +184,25 @@ class TableTrial(ObjectTrial):
                 "and keep it in the application, or a virtual one (PostgreSQL 18)",
                 "ZD204",
             )
-        if column.identity is not None:
-            raise self._refuse("adding an identity column rewrites the table; add the column with up= first", "ZD204")
-        empty = operation.up is None and column.default is None and not column.generated
+        if column.identity is not None and operation.up is not None:
+            raise self._refuse(f"column {column.name!r} gets its values from its identity: leave out up=", "ZD204")
+        empty = operation.up is None and not (column.default or column.generated or column.identity)
         if column.not_null and empty:
             raise self._refuse(
                 f"column {column.name!r} is NOT NULL without up= or server_default=: old clients could not insert",
                 "ZD205",
             )
+
+    def _number(self, cell: Cell, column: Column) -> Edge:
+        """Return the edge that numbers the rows of a new identity column, by a sequence of ours until the contract."""
+        name = self.draft.fresh("numbers")
+        self.draft.cells[cell.id] = replace(cell, numbers=name)
+        function = self.draft.fresh("next")
+        expression = ddl.next_value(JOURNAL_SCHEMA, name)
+        definition = render_function(
+            (JOURNAL_SCHEMA, function), (), column.type, expression, form=Form.PLAIN, table=self.draft.spec.name
+        )
+        return Edge(cell.id, (), function, definition, self._description(), expression)
 
     def _drop_column(self, operation: ZdDropColumnOp) -> None:
         draft, name = self.draft, operation.column_name
@@ -243,6 +256,10 @@ class TableTrial(ObjectTrial):
             return
         self._check_droppable(name)
         self._check_not_computed_from(name)
+        if cell.numbers is not None:
+            raise self._refuse(
+                f"column {name!r} becomes an identity with zd-complete, and can be changed after that", "ZD204"
+            )
         self._check_reversible(operation, column, after)
         copy = self._copy_of(cell, column, after)
         self.draft.ups.append(self._probe("up", operation.up or ident(name), before, copy, after))

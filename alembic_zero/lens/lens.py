@@ -34,6 +34,7 @@ GENERATION_STRIDE = 16
 class Cell(PlainData):
     """One instance of a column; *physical* is its name in the base table, None if virtual.
 
+    *numbers* is the sequence, among our own, that stands in for a new column's identity until the contract.
     *sequence_of* names the cell whose identity or serial default also feeds this copy, *source* the
     cell of the shape before that it replaces.
     """
@@ -44,6 +45,7 @@ class Cell(PlainData):
     physical: str | None = None
     generated: bool = False
     sequence_of: str | None = None
+    numbers: str | None = None
     source: str | None = None
 
 
@@ -315,6 +317,7 @@ class Flight(PlainData):
                     c,
                     physical=names.get(c.id, c.physical),
                     sequence_of=None if c.id in names else c.sequence_of,
+                    numbers=None if c.id in names else c.numbers,
                 )
                 for c in self.cells
                 if c.id in used

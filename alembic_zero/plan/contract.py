@@ -213,7 +213,7 @@ class Swap:
         statements += self._drop_objects() + self._move_sequences() + self._drop_columns() + self._renames()
         statements += self._not_nulls() + self._rename_objects() + self._deferrals()
         statements += self._indexes() + self._comments_on_constraints()
-        statements += self._defaults() + self._serials() + self._comments() + self._statistics()
+        statements += self._defaults() + self._serials() + self._identities() + self._comments() + self._statistics()
         if self.flight.has_marker and not after.has_marker:
             statements.append(ddl.drop_column(self._table, MARKER))
         if after.name != self.flight.name:
@@ -223,7 +223,9 @@ class Swap:
             statements += [sync.render_function(), *sync.render_triggers()]
         elif self.flight.has_marker:
             statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(self.flight))}()")
-        return statements + self._show_others(after) + self._drop_functions(self.level)
+        return (
+            statements + self._show_others(after) + self._drop_functions(self.level) + drop_numbers(self.flight, after)
+        )
 
     def _drop_others(self) -> list[str]:
         return [f"DROP VIEW IF EXISTS {ident(*other)}" for other in self.others]
@@ -428,6 +430,16 @@ class Swap:
                     statements.append(ddl.own_sequence(column.owned_sequence, owner))
         return statements
 
+    def _identities(self) -> list[str]:
+        """Return what makes identities of the columns that sequences of ours have numbered so far."""
+        return [
+            ddl.become_identity(
+                self.flight.schema, self.flight.name, column.name, column.identity, (JOURNAL_SCHEMA, cell.numbers)
+            )
+            for column, cell in self._columns()
+            if cell.numbers is not None and column.identity is not None
+        ]
+
     def _comments(self) -> list[str]:
         based = {c for _, c in self.flight.shape}
         statements = []
@@ -477,3 +489,9 @@ def drop_functions(flight: Flight, gone: Sequence[Level], after: Flight) -> list
     kept = {e.function for e in after.generated}
     names += [e.function for e in flight.generated if e.function not in kept]
     return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in names]
+
+
+def drop_numbers(flight: Flight, after: Flight) -> list[str]:
+    """Return DROP SEQUENCE for those that stood in for an identity which is there now, or is no more wanted."""
+    kept = {cell.numbers for cell in after.cells}
+    return [ddl.drop_sequence(JOURNAL_SCHEMA, c.numbers) for c in flight.cells if c.numbers and c.numbers not in kept]

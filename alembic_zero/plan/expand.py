@@ -132,7 +132,10 @@ def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[s
             *ddl.column_settings(table, column, physical),
         ]
     statements = [ddl.add_column(table, column, physical), *ddl.column_settings(table, column, physical)]
-    if column.default is not None and cell.sequence_of is None:
+    if cell.numbers is not None and column.identity is not None:
+        statements += ddl.create_numbers(JOURNAL_SCHEMA, cell.numbers, column.identity)
+        statements.append(ddl.set_default(table, physical, ddl.next_value(JOURNAL_SCHEMA, cell.numbers)))
+    elif column.default is not None and cell.sequence_of is None:
         # In a statement of its own: together with ADD COLUMN a volatile default rewrites the table.
         statements.append(ddl.set_default(table, physical, column.default))
     return statements

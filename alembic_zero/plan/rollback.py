@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import MARKER
-from alembic_zero.plan.contract import PublishedView, bury_view, drop_functions, view_lock
+from alembic_zero.plan.contract import PublishedView, bury_view, drop_functions, drop_numbers, view_lock
 from alembic_zero.plan.expand import replace_trigger, table_lock
 from alembic_zero.plan.step import Kind, LockMode, Step
 from alembic_zero.sql import ddl
@@ -34,7 +34,7 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
     statements += [ddl.drop_constraint(table, n.helper_name) for n in level.not_nulls]
     statements += [ddl.drop_constraint(table, i.physical) for i in level.indexes if i.index.constraint == "x"]
     statements += _drop_columns(flight, after, table)
-    statements += drop_functions(flight, flight.levels[-1:], after)
+    statements += drop_functions(flight, flight.levels[-1:], after) + drop_numbers(flight, after)
     locks = [view_lock(flight, view) for view in views]
     return Step(
         f"roll back {flight.schema}.{flight.name}",

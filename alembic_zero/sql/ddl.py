@@ -269,6 +269,41 @@ def rename_not_null(table: str, column: str, wanted: str) -> str:
     return block(body)
 
 
+def next_value(schema: str, sequence: str) -> str:
+    """Return the expression that takes a sequence's next value."""
+    return f"nextval({literal(ident(schema, sequence))}::regclass)"
+
+
+def create_numbers(schema: str, sequence: str, identity: Identity) -> list[str]:
+    """Return the statements that create a sequence which stands in for an identity: everybody may use it, too."""
+    name = ident(schema, sequence)
+    return [
+        f"CREATE SEQUENCE {name} AS {identity.type} {_sequence_options(identity)}",
+        f"GRANT USAGE ON SEQUENCE {name} TO PUBLIC",
+    ]
+
+
+def drop_sequence(schema: str, sequence: str) -> str:
+    """Return DROP SEQUENCE IF EXISTS."""
+    return f"DROP SEQUENCE IF EXISTS {ident(schema, sequence)}"
+
+
+def become_identity(schema: str, table: str, column: str, identity: Identity, numbers: tuple[str, str]) -> str:
+    """Return a block that gives a column its identity, which goes on where the sequence *numbers* stands."""
+    relation = ident(schema, table)
+    sequence = ident(schema, identity.sequence)
+    kind = "ALWAYS" if identity.always else "BY DEFAULT"
+    body = (
+        "DECLARE last bigint; called boolean;\nBEGIN\n"
+        f"  SELECT last_value, is_called INTO last, called FROM {ident(*numbers)};\n"
+        f"  ALTER TABLE {relation} ALTER COLUMN {ident(column)} DROP DEFAULT;\n"
+        f"  ALTER TABLE {relation} ALTER COLUMN {ident(column)} ADD GENERATED {kind} AS IDENTITY "
+        f"(SEQUENCE NAME {sequence} {_sequence_options(identity)});\n"
+        f"  PERFORM setval({literal(sequence)}::regclass, last, called);\nEND"
+    )
+    return block(body)
+
+
 def move_identity(schema: str, table: str, before: str, after: str, identity: Identity) -> str:
     """Return a block that gives *after* an identity which goes on where *before*'s sequence stands.
 

@@ -286,6 +286,10 @@ class SyncTrigger:
         return "".join(lines)
 
     def _assign(self, composer: Composer, edge: Edge, indent: str, *, forced: bool) -> str:
+        if self.flight.cell(edge.target).numbers:
+            # The column's default numbers new rows; a number that a row has stays.
+            target = self._ref("NEW", edge.target)
+            return f"{indent}IF {target} IS NULL THEN {target} := {composer.apply(edge)}; END IF;\n"
         if forced:
             return f"{indent}{self._ref('NEW', edge.target)} := {composer.apply(edge)};\n"
         cells = [c for c in composer.inputs(edge) if c in self.flagged]

@@ -95,6 +95,35 @@ COMBINATIONS = [
         new={"SELECT id, n, c FROM t": [(1, 11, "22"), (2, -20, "-40"), (3, 30, "60"), (4, 40, "forty")]},
     ),
     Case(
+        "add_identity",
+        setup=NUMBERS,
+        upgrade="""
+            op.zd_add_column("t", sa.Column("x", sa.Integer, sa.Identity(start=100, increment=10, cycle=True)))
+            op.add_column("t", sa.Column("y", sa.BigInteger, sa.Identity(always=True), nullable=False))
+            op.zd_create_index("t_x", "t", ["x"], unique=True)
+        """,
+        plain="""
+            op.add_column("t", sa.Column("x", sa.Integer, sa.Identity(start=100, increment=10, cycle=True)))
+            op.add_column("t", sa.Column("y", sa.BigInteger, sa.Identity(always=True), nullable=False))
+            op.create_index("t_x", "t", ["x"], unique=True)
+        """,
+        downgrade="""
+            op.zd_drop_column("t", "y")
+            op.zd_drop_column("t", "x")
+        """,
+        writes=[
+            old("INSERT INTO t VALUES (3, 30)"),
+            new("INSERT INTO t (id, n) VALUES (4, 40) RETURNING x, y", [(130, 4)]),
+            new("INSERT INTO t (id, n, x) VALUES (5, 50, 7) RETURNING x, y", [(7, 5)]),
+            new("INSERT INTO t (id, n, x) VALUES (6, 60, NULL)", error="23502"),
+            old("UPDATE t SET n = 11 WHERE id = 1"),
+        ],
+        old={"SELECT id, n FROM t": [(1, 11), (2, -20), (3, 30), (4, 40), (5, 50)]},
+        new={"SELECT id, n, x, y FROM t": [
+            (1, 11, 100, 1), (2, -20, 110, 2), (3, 30, 120, 3), (4, 40, 130, 4), (5, 50, 7, 5),
+        ]},
+    ),
+    Case(
         "alter_then_drop",
         setup=NUMBERS,
         upgrade="""
@@ -778,10 +807,6 @@ UNSAFE = {
     "primary_key": ('op.create_primary_key("t_p", "t", ["n"])', "op.zd_create_primary_key"),
     "add_not_null": (
         'op.add_column("t", sa.Column("x", sa.Integer, nullable=False))',
-        "zd_add_column",
-    ),
-    "add_identity": (
-        'op.add_column("t", sa.Column("x", sa.Integer, sa.Identity(), nullable=False))',
         "zd_add_column",
     ),
     "write_through_bind": (
