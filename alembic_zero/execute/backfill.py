@@ -38,6 +38,9 @@ _FIRST_RANGE_BLOCKS = 64
 _MAX_RANGE_BLOCKS = 4_096
 _TARGET_S = 0.025
 _VACUUM_BLOCKS = 1_280
+_SETTLED_AT_ONCE = 50_000
+# Values that the table's own triggers change will never be what the expression says.
+_SETTLING_ROUNDS = 5
 
 # Faults of the moment and of the server, which are no statement about the data.
 _NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -127,6 +130,8 @@ class Backfill:
                 self._visit(flight, leaf)
             self._complete(flight)
         for join in joins:
+            if join.reads_derived:
+                self._settle(join)
             send(self.bare, f"DROP TABLE {found_table(join.link)}")
 
     def _join(self, sql: LinkSql) -> None:
@@ -135,6 +140,15 @@ class Backfill:
         with self.work.begin():
             for statement in sql.fill_found():
                 send(self.work, statement)
+
+    def _settle(self, sql: LinkSql) -> None:
+        """Look again where the source has changed while rows could not be matched yet."""
+        for _ in range(_SETTLING_ROUNDS):
+            with self.work.begin():
+                for statement in sql.fill_found(backfilled=True):
+                    send(self.work, statement)
+            if not self._execute(sql.settle(_SETTLED_AT_ONCE)):
+                return
 
     def _complete(self, flight: Flight) -> None:
         """Go back to what was skipped, until no row is left: clients hold rows, rewrites move them.

@@ -18,18 +18,20 @@ class Composer:
     :param edges: the level's edges of this direction.
     :param call: renders a function call from its name and argument texts.
     :param read: renders a physical cell.
+    :param derived: physical cells that are to be derived like virtual ones, as they may not be filled yet.
     """
 
     flight: Flight
     edges: Sequence[Edge]
     call: Callable[[str, Sequence[str]], str]
     read: Callable[[str], str]
+    derived: frozenset[str] = frozenset()
 
     def _edge(self, cell_id: str) -> Edge | None:
         cell = self.flight.cell(cell_id)
         if cell.generated:
             return next(e for e in self.flight.generated if e.target == cell_id)
-        if cell.physical is None:
+        if cell.physical is None or cell_id in self.derived:
             return next(e for e in self.edges if e.target == cell_id)
         return None
 
