@@ -54,10 +54,7 @@ def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str
     statements += [text for flight in flights.values() for text in _function_statements(flight)]
     for flight in flights.values():
         for link in flight.levels[-1].links:
-            sql = LinkSql(link, flight, flights[link.target.flight])
-            statements += sql.functions()
-            if link.cell:
-                statements += [_grant_execute(link.lookup), _grant_execute(link.read)]
+            statements += LinkSql(link, flight, flights[link.target.flight]).functions()
     return statements + [text for flight in flights.values() for text in _trigger_statements(flight)]
 
 

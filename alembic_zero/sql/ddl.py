@@ -357,6 +357,23 @@ def revoke_from_all(relation: str) -> str:
     return block(body)
 
 
+def close_function(schema: str, name: str) -> str:
+    """Return a block that leaves a function of ours, whose name is its own alone, to its owner.
+
+    A trigger needs no right to call it; a client could do with it what it may not do itself.
+    """
+    function = ident(schema, name)
+    body = (
+        "DECLARE role text;\nBEGIN\n"
+        "  FOR role IN SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC'\n"
+        "                                   ELSE quote_ident(pg_get_userbyid(x.grantee)) END\n"
+        "                FROM pg_proc p, LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS x\n"
+        f"               WHERE p.oid = {literal(function)}::regproc AND x.grantee <> p.proowner LOOP\n"
+        f"    EXECUTE {literal(f'REVOKE ALL ON FUNCTION {function} FROM ')} || role;\n  END LOOP;\nEND"
+    )
+    return block(body)
+
+
 def rename_index_columns(index: str) -> str:
     """Return a block that renames an index's own columns, which keep a column's temporary name."""
     template = f"ALTER TABLE {_in_format(index)} RENAME COLUMN %I TO %I"

@@ -13,6 +13,7 @@ from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import OLDEST_TAG, QUARANTINE_OFFSET
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
+from alembic_zero.sql.ddl import close_function
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.markers import done_condition, quarantined_condition
 from alembic_zero.sql.patience import announce, patient, render_plpgsql, waited_for
@@ -156,8 +157,11 @@ class LinkSql:
     # -- a column's value -----------------------------------------------------------------
 
     def functions(self) -> list[str]:
-        """Return CREATE FUNCTION for everything but the trigger functions, which :class:`Carry` renders."""
-        return self._value_functions() if self.link.cell else self._row_functions()
+        """Return CREATE FUNCTION for all but the trigger function; those with the owner's rights are closed to others."""
+        if not self.link.cell:
+            return self._row_functions()
+        privileged = (self.link.lookup, self.link.read)
+        return self._value_functions() + [close_function(JOURNAL_SCHEMA, name) for name in privileged]
 
     def _value_functions(self) -> list[str]:
         name, types = self.link.name, self._types(self.link.target, self.target)

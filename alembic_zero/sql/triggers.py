@@ -15,6 +15,7 @@ from alembic_zero.lens.lens import FIRST_TAG, GENERATION_STRIDE, LAST_TAG, OLDES
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.carry import RERAISED, Carry, Owed
+from alembic_zero.sql.ddl import close_function
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.quoting import dollar_quoted, ident, literal
@@ -43,6 +44,10 @@ def last_trigger_name(existing: Iterable[str]) -> str:
     while any(other.encode() >= name.encode() for other in existing):
         name = "\U0010ffff" + name
     return name
+
+
+def _close(function: str) -> str:
+    return close_function(JOURNAL_SCHEMA, function)
 
 
 @dataclass(frozen=True)
@@ -145,10 +150,16 @@ class SyncTrigger:
         """Return CREATE OR REPLACE FUNCTION for the synchronising trigger's function."""
         body = self._general() if self.flight.user_triggers else f"{self._insert()}{self._general()}"
         body = f"\nBEGIN\n{body}END\n"
+        rights = " SECURITY DEFINER SET search_path FROM CURRENT" if self.looks_elsewhere else ""
         return (
             f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, sync_name(self.flight))}() RETURNS trigger "
-            f"LANGUAGE plpgsql AS {dollar_quoted(body)}"
+            f"LANGUAGE plpgsql{rights} AS {dollar_quoted(body)}"
         )
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Whether the function reads another table, which a client of this one may have no right to."""
+        return any(edge.linked for level in self.levels for edge in (*level.ups, *level.downs))
 
     def _insert(self) -> str:
         """Return the short way for an INSERT: everything is derived, so nothing is compared (bench/ trigger)."""
@@ -421,9 +432,11 @@ class SyncTrigger:
         """
         statements = self._all_triggers()
         table = ident(self.flight.schema, self.flight.name)
+        own = [_close(sync_name(self.flight))] if self.looks_elsewhere else []
         return [
-            *(carry.render_function() for carry in self._carries()),
-            *(owed.render_function() for owed in self._owed()),
+            *own,
+            *(text for one in self._carries() for text in (one.render_function(), _close(one.link.carry))),
+            *(text for one in self._owed() for text in (one.render_function(), _close(one.function))),
             *(text for _, text in statements),
             *(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}" for name, _ in statements),
         ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.harness import OUTCOMES, Case, new, old, outcome_id, outcomes_of
+from tests.support.harness import AFTER, APP, OUTCOMES, Case, Flight, new, old, outcome_id, outcomes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -305,3 +305,24 @@ CASES = [S01, S02, *S05, S06]
 @pytest.mark.parametrize(("case", "outcome"), outcomes_of(*CASES), ids=outcome_id)
 def test_across(case: Case, outcome: str, database: Database, tmp_path: Path) -> None:
     OUTCOMES[outcome](case, database, tmp_path)
+
+
+@pytest.mark.parametrize("case", [S02, *S05], ids=outcome_id)
+def test_across__functions_with_the_migrations_rights__closed_to_clients(
+    case: Case, database: Database, tmp_path: Path
+) -> None:
+    """A client could read and write with them what it may not read and write itself."""
+    flight = Flight(case, database, tmp_path / "project")
+    database.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {APP}")
+    flight.run("upgrade", AFTER)
+    definers = database.fetch(
+        "SELECT p.proname, has_function_privilege(r, p.oid, 'EXECUTE') FROM pg_proc p, unnest(ARRAY['public', "
+        f"'{APP}']) AS r WHERE p.pronamespace = 'alembic_zero'::regnamespace AND p.prosecdef"
+    )
+    assert len(definers) > 4
+    assert [name for name, may in definers if may] == []
+    unpinned = database.fetch(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'alembic_zero'::regnamespace AND prosecdef"
+        " AND NOT EXISTS (SELECT FROM unnest(proconfig) AS c WHERE c ~ '^search_path=')"
+    )
+    assert unpinned == []
