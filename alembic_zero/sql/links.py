@@ -157,7 +157,7 @@ class LinkSql:
     # -- a column's value -----------------------------------------------------------------
 
     def functions(self) -> list[str]:
-        """Return CREATE FUNCTION for all but the trigger function; those with the owner's rights are closed to others."""
+        """Return CREATE FUNCTION for all but the trigger function; what has its owner's rights is closed to others."""
         if not self.link.cell:
             return self._row_functions()
         privileged = (self.link.lookup, self.link.read)
