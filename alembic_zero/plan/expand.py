@@ -220,21 +220,18 @@ def _label(flight: Flight) -> str:
 
 
 def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
-    """Return the step that adds new foreign keys NOT VALID; both ends are locked."""
+    """Return the step that adds new foreign keys NOT VALID; both ends are locked.
+
+    Nothing in it may need a stronger lock on a table than the one taken first: PostgreSQL ends at once, as
+    a deadlock, a client that has read the table and would write to it meanwhile.
+    """
     level = flight.levels[-1]
     table = ident(flight.schema, flight.name)
     if not level.foreign_keys:
         return []
     locks = [table_lock(flight, LockMode.SHARE_ROW_EXCLUSIVE)]
     locks += [Lock(f.referenced, LockMode.SHARE_ROW_EXCLUSIVE) for f in level.foreign_keys]
-    statements = [
-        text
-        for f in level.foreign_keys
-        for text in (
-            ddl.drop_constraint(table, f.physical),
-            ddl.add_foreign_key(table, f.physical, f.physical_columns, f.suffix),
-        )
-    ]
+    statements = [ddl.add_foreign_key(table, f.physical, f.physical_columns, f.suffix) for f in level.foreign_keys]
     return [
         Step(f"foreign keys of {_label(flight)}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
              LockMode.SHARE_ROW_EXCLUSIVE, table=flight.id)

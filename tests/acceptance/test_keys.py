@@ -618,7 +618,7 @@ REFUSED = {
         r"child_parent_id_fkey.*cannot follow.*incompatible types",
     ),
     "column_dropped": ("op.zd_drop_column('parent', 'id')", r"column 'id' of public.parent is dropped"),
-    "table_dropped": ("op.zd_drop_table('parent')", r"table public.parent is dropped"),
+    "table_dropped": ("op.zd_drop_table('parent')", r"zd_drop_table drops public.parent"),
 }
 
 
