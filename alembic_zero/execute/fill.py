@@ -72,7 +72,15 @@ class Fill:
                 self.keep_alive()
 
     def _range(self, sql: LinkSql, first: int, end: int) -> int:
-        return self._try(sql, sql.fill_range(first, end), lambda: sql.tids(first, end))
+        """Make the rows of a range; what triggers, or a run before, have made already is left as it is."""
+        try:
+            with self.work.begin():
+                self.rules.set_timeout(self.work)
+                return int(send(self.work, sql.fill_range(first, end, careful=False)).rowcount)
+        except DBAPIError as error:
+            if sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED) and not is_about_data(error):
+                raise
+        return self._try(sql, sql.fill_range(first, end, careful=True), lambda: sql.tids(first, end))
 
     def _try(self, sql: LinkSql, statement: str, tids: Callable[[], str]) -> int:
         """Run a statement for many rows; where the data do not let it, make them one by one."""

@@ -311,16 +311,15 @@ class LinkSql:
         rows = (", ".join(self._arguments(column, first)) for first in (new, old))
         return "pg_catalog.record_image_ne({})".format(", ".join(f"ROW({row})" for row in rows))
 
-    def _insert(self, rows: str, marker: str, conflict: str) -> str:
-        """Return INSERT for the mapped values of *rows*; *marker* is SQL."""
+    def _insert(self, rows: str, marker: str, conflict: str | None) -> str:
+        """Return INSERT for the mapped values of *rows*; *marker* and *conflict* are SQL."""
         columns = ", ".join(self._physical(c.cell) for c in self.link.columns)
         values = ", ".join(f"v.{self._value_name(c)}" for c in self.link.columns)
         keys = ", ".join(self._physical(k) for k in self.link.key)
         return (
             f"INSERT INTO {self._table} AS {_TARGET} ({columns}, {ident(MARKER)}) OVERRIDING SYSTEM VALUE\n"
-            f"    SELECT {values}, {marker} FROM ({self._mapped(rows, self.link.columns)}) AS v\n"
-            f"    ON CONFLICT ({keys}) {conflict}"
-        )
+            f"    SELECT {values}, {marker} FROM ({self._mapped(rows, self.link.columns)}) AS v"
+        ) + (f"\n    ON CONFLICT ({keys}) {conflict}" if conflict else "")
 
     # -- rows that several source rows make: the first of them counts ------------------------
 
@@ -456,14 +455,17 @@ class LinkSql:
     def _source_rows(self) -> str:
         return self._rows(self.link.source, self.source)
 
-    def fill_range(self, first_block: int, end_block: int) -> str:
-        """Return the statement that makes the rows of one block range of the source."""
+    def fill_range(self, first_block: int, end_block: int, *, careful: bool) -> str:
+        """Return the statement that makes the rows of one block range of the source.
+
+        :param careful: whether some may be there already; asking costs as much again (bench/ across).
+        """
         tid = ident(self.link.source.alias, _TID)
         rows = (
             f"(SELECT * FROM {self._source_rows()} WHERE {tid} >= {literal(f'({first_block},0)')}::tid"
             f" AND {tid} < {literal(f'({end_block},0)')}::tid) AS {ident(self.link.source.alias)}"
         )
-        return self._insert(rows, str(self._filled_marker), "DO NOTHING")
+        return self._insert(rows, str(self._filled_marker), "DO NOTHING" if careful else None)
 
     @property
     def _filled_marker(self) -> int:
