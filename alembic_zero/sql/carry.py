@@ -80,7 +80,7 @@ class Carry:
         write = f"{self._give() if self.link.cell else self._put()}\n    RETURN NULL;"
         if self.link.upward:
             condition = f"NOT {eq('TG_OP', literal('DELETE'))} AND {waited_for_long()}"
-            body = announce(self.level.migration) + patient(write, self._set_aside(), condition, self._failed())
+            body = announce(self.level.migration) + patient(write, self._set_aside(), condition, self._failed(), 0)
         else:
             body = patient(write, "RETURN NULL;", waited_for(self.level.migration))
         setting = f"COALESCE(pg_catalog.current_setting({literal(_CARRYING)}, true), '')"

@@ -167,7 +167,12 @@ class LinkSql:
         name, types = self.link.name, self._types(self.link.target, self.target)
         return [
             self._sql(self.link.read, types, str(self.link.type), self._find(""), definer=True),
-            self._sql(f"lock_{name}", types, str(self.link.type), self._find(" FOR SHARE OF {}")),
+            self._sql(
+                f"lock_{name}",
+                types,
+                str(self.link.type),
+                self._find(" FOR SHARE OF {}" + (" NOWAIT" if self.link.upward else "")),
+            ),
             self._lookup(types),
             self._sql(
                 f"give_{name}", self._types(self.link.source, self.source), "void", self._hold_targets(), self._give()
@@ -209,8 +214,8 @@ class LinkSql:
 
     def _hold_targets(self) -> str:
         """Wait for the rows' other writers first: the statement after it sees what they wrote."""
-        alias = ident(self.link.target.alias)
-        return f"SELECT pg_catalog.count(*) FROM ({self._matching('1', f' FOR NO KEY UPDATE OF {alias}')}) AS held"
+        lock = f" FOR NO KEY UPDATE OF {ident(self.link.target.alias)}" + ("" if self.link.upward else " NOWAIT")
+        return f"SELECT pg_catalog.count(*) FROM ({self._matching('1', lock)}) AS held"
 
     def _given_cells(self) -> list[tuple[str, str]]:
         """Return the physical columns that the link gives their value, with that; one column, unless it is virtual."""

@@ -34,7 +34,7 @@ def announce(key: int) -> str:
     return f"PERFORM pg_catalog.pg_advisory_xact_lock_shared({_LOCK_CLASS}, {key});\n"
 
 
-def patient(attempt: str, give_way: str, condition: str, handlers: str = "") -> str:
+def patient(attempt: str, give_way: str, condition: str, handlers: str = "", pause_s: float = 0.005) -> str:
     """Return statements that try until they get their locks, or until somebody else could not go on otherwise.
 
     Short waits by lock_timeout are no deadlock to the server, so no client is its victim.
@@ -42,13 +42,16 @@ def patient(attempt: str, give_way: str, condition: str, handlers: str = "") -> 
     :param attempt: ends in RETURN.
     :param condition: whether to give way, after a try that has failed.
     :param handlers: for what else may go wrong.
+    :param pause_s: seconds between two tries.
     """
     return (
         "LOOP\n"
         f"  BEGIN\n    {attempt}\n"
         "  EXCEPTION WHEN lock_not_available THEN\n"
         "    tries := tries OPERATOR(pg_catalog.+) 1;\n"
-        f"    IF {condition} THEN\n      {give_way}\n    END IF;\n{handlers}"
+        f"    IF {condition} THEN\n      {give_way}\n    END IF;\n"
+        # Against the order it asks without waiting: a third client's deadlock check would see a circle.
+        f"    PERFORM pg_catalog.pg_sleep({pause_s});\n{handlers}"
         "  END;\nEND LOOP;\n"
     )
 
