@@ -132,7 +132,7 @@ class Backfill:
         for join in joins:
             if join.reads_derived:
                 self._settle(join)
-            send(self.bare, f"DROP TABLE {found_table(join.link)}")
+            send(self.bare, f"DROP TABLE {found_table(join.link.lookup)}")
 
     def _join(self, sql: LinkSql) -> None:
         """Find every row's value in another table at once; rows that change from now on find it by themselves."""

@@ -111,7 +111,7 @@ class Executor:
         ]
         backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive)
         if step.kind == Kind.BACKFILL:
-            backfill.run(flight, [sql for sql in joins if sql.link.cell and sql.link.upward and sql.target is flight])
+            backfill.run(flight, [sql for sql in joins if sql.target is flight and sql.fills_column])
         elif step.kind == Kind.FILL:
             (sql,) = (sql for sql in joins if sql.link.name == step.link)
             Fill(self.work, self.bare, self.rules, self.report, self.keep_alive).run(sql)

@@ -108,9 +108,13 @@ def plan_untie(
     statements = [text for flight, view in views for text in bury_view(flight, view)]
     for flight in flights:
         statements += replace_trigger(flight, after[flight.id])
-    for flight in flights:
-        statements += [text for level in flight.levels if level.migration in ended for text in _drop(level, flight)]
-        statements += [ddl.drop_function(JOURNAL_SCHEMA, name) for name in _followed(flight, after[flight.id])]
+    levels = [(flight, level) for flight in flights for level in flight.levels if level.migration in ended]
+    names = [name for flight, level in levels for name in _functions(level, flight)]
+    names += [name for flight in flights for name in _followed(flight, after[flight.id])]
+    if names:
+        # At once: some are made of others, in no order that the tables would tell.
+        statements.append(ddl.drop_functions(JOURNAL_SCHEMA, names))
+    statements += [f"DROP TABLE IF EXISTS {found_table(k.lookup)}" for _, level in levels for k in level.links]
     first, *others = flights
     locks = [view_lock(flight, view) for flight, view in views]
     step = Step(
@@ -128,13 +132,11 @@ def plan_untie(
     return step, after
 
 
-def _drop(level: Level, flight: Flight) -> Iterator[str]:
+def _functions(level: Level, flight: Flight) -> Iterator[str]:
     for link in level.links:
-        for name in function_names(link):
-            yield ddl.drop_function(JOURNAL_SCHEMA, name)
-        yield f"DROP TABLE IF EXISTS {found_table(link)}"
+        yield from function_names(link)
     if level.relaxed:
-        yield ddl.drop_function(JOURNAL_SCHEMA, Owed(flight, level).function)
+        yield Owed(flight, level).function
 
 
 def _followed(flight: Flight, after: Flight) -> list[str]:

@@ -8,6 +8,7 @@ from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.lens import QUARANTINE_OFFSET
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.links import found_table, found_value
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
 from alembic_zero.sql.quoting import ident, literal
 
@@ -103,13 +104,9 @@ def _value(flight: Flight, composer: Composer, edge: Edge) -> str:
     """Return a derived value; one from another table has been found before, by one join for all rows."""
     if not edge.linked:
         return composer.apply(edge)
-    found = ident(JOURNAL_SCHEMA, f"found_{edge.function.removeprefix('lookup_')}")
     column = next(c for c, cell in flight.columns_at(len(flight.levels)) if cell.id == edge.target)
-    otherwise = "NULL" if column.default is None or column.identity else column.default
-    return (
-        f"(SELECT CASE WHEN f.tid IS NULL THEN {otherwise} ELSE f.value END"
-        f" FROM (SELECT) AS one LEFT JOIN {found} AS f ON f.tid = t.ctid)"
-    )
+    value = found_value(None if column.identity else column.default)
+    return f"(SELECT {value} FROM (SELECT) AS one LEFT JOIN {found_table(edge.function)} AS f ON f.tid = t.ctid)"
 
 
 def _reader(flight: Flight, names: dict[str, str]) -> Composer:

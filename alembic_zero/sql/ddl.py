@@ -239,9 +239,9 @@ def grant_on_column(table: str, column: str, grant: Grant) -> str:
     return f"GRANT {grant.privilege} ({ident(column)}) ON {table} TO {grantee(grant.grantee)}{option}"
 
 
-def drop_function(schema: str, name: str) -> str:
-    """Return DROP FUNCTION IF EXISTS for a function whose name is its own alone."""
-    return f"DROP FUNCTION IF EXISTS {ident(schema, name)}"
+def drop_functions(schema: str, names: Iterable[str]) -> str:
+    """Return one DROP FUNCTION IF EXISTS for functions whose names are their own alone."""
+    return f"DROP FUNCTION IF EXISTS {', '.join(ident(schema, name) for name in names)}"
 
 
 def lock_table(relation: str, mode: str) -> str:

@@ -29,9 +29,17 @@ _TID = "_zd_tid"
 _TARGET = "_zd_t"
 
 
-def found_table(link: Link) -> str:
-    """Return the table in which the backfill of a column keeps what the one join has found."""
-    return ident(JOURNAL_SCHEMA, f"found_{link.name}")
+def found_table(lookup: str) -> str:
+    """Return the table in which the backfill of a column keeps what the one join has found.
+
+    :param lookup: the link's function, which finds the same for one row.
+    """
+    return ident(JOURNAL_SCHEMA, f"found_{lookup.removeprefix('lookup_')}")
+
+
+def found_value(default: str | None) -> str:
+    """Return a row's value, where ``f`` is what that table says of it, if anything."""
+    return f"CASE WHEN f.tid IS NULL THEN {default or 'NULL'} ELSE f.value END"
 
 
 def function_names(link: Link) -> list[str]:
@@ -88,6 +96,11 @@ class LinkSql:
     def _derived(self) -> frozenset[str]:
         """The target's cells that its level derives: not there yet in a row that the backfill has not visited."""
         return frozenset(edge.target for edge in self.target.levels[-1].ups)
+
+    @property
+    def fills_column(self) -> bool:
+        """Whether the backfill finds a column's values by one join; a virtual cell's are part of an expression."""
+        return self.link.upward and self.link.cell is not None and self.target.cell(self.link.cell).physical is not None
 
     @property
     def reads_derived(self) -> bool:
@@ -220,7 +233,6 @@ class LinkSql:
     def _given_cells(self) -> list[tuple[str, str]]:
         """Return the physical columns that the link gives their value, with that; one column, unless it is virtual."""
         cell = self.target.cell(str(self.link.cell))
-
         level = self.target.levels[-1]
         edges = level.ups if self.link.upward else level.downs
         composer = self._composer(self.target, self._stored(self.target, f"{_TARGET}."))
@@ -247,7 +259,7 @@ class LinkSql:
 
         :param backfilled: whether the target's rows have their derived values.
         """
-        link, table = self.link, found_table(self.link)
+        link, table = self.link, found_table(self.link.lookup)
         alias = ident(link.target.alias, _TID)
         value = cast_untyped(str(link.value), str(link.type))
         derived = frozenset[str]() if backfilled else self._derived
@@ -266,16 +278,15 @@ class LinkSql:
 
         Before the version is published nobody writes such a value: the source has changed meanwhile.
         """
-        cell = self._physical(str(self.link.cell))
-        composer = self._composer(self.target, self._stored(self.target, f"{_TARGET}."))
-        value = call_linked(self.link.read, [composer.value(c) for c in self.link.target.cells])
+        ((cell, value),) = self._given_cells()
         marker = f"{_TARGET}.{ident(MARKER)}"
+        found = f"CAST({found_value(self.link.default)} AS {self.link.type})"
         return (
             f"UPDATE {self._table} AS {_TARGET} SET {cell} = {value}, {ident(MARKER)} = {self.tag}\n"
             f" WHERE {_TARGET}.ctid = ANY (ARRAY(SELECT {_TARGET}.ctid FROM {self._table} AS {_TARGET}\n"
-            f"   JOIN {found_table(self.link)} AS f ON f.tid = {_TARGET}.ctid\n"
+            f"   LEFT JOIN {found_table(self.link.lookup)} AS f ON f.tid = {_TARGET}.ctid\n"
             f"  WHERE {done_condition(self.target, marker)}\n"
-            f"    AND pg_catalog.record_image_ne(ROW({_TARGET}.{cell}), ROW(CAST(f.value AS {self.link.type})))\n"
+            f"    AND pg_catalog.record_image_ne(ROW({_TARGET}.{cell}), ROW({found}))\n"
             f"  LIMIT {limit} FOR NO KEY UPDATE OF {_TARGET} SKIP LOCKED))"
         )
 

@@ -299,7 +299,35 @@ S06 = Case(
     new={"SELECT user_id, user_email FROM profiles": [(11, "mine"), (2, None), (4, "ddd"), (50, "old, too")]},
 )  # fmt: skip
 
-CASES = [S01, S02, *S05, S06]
+CONVERTED_AFTERWARDS = Case(
+    "matched_by_a_derived_column_and_converted_afterwards",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text);
+        CREATE TABLE profiles (id integer PRIMARY KEY, user_id integer NOT NULL);
+        INSERT INTO users VALUES (1, 'A@X'), (2, 'B@X');
+        INSERT INTO profiles VALUES (10, 1), (20, 2), (30, 3);
+    """,
+    upgrade="""
+        op.zd_alter_column("profiles", "user_id", type_=sa.BigInteger)
+        op.zd_add_column("profiles", sa.Column("email", sa.Text),
+            up=alembic_zero.from_table("users", "users.email", where="profiles.user_id = users.id"))
+        op.zd_alter_column("profiles", "email", up="lower(email)", down="upper(email)")
+    """,
+    plain="""
+        op.alter_column("profiles", "user_id", type_=sa.BigInteger)
+        op.add_column("profiles", sa.Column("email", sa.Text))
+    """,
+    writes=[
+        new("SELECT id, email FROM profiles ORDER BY id", [(10, "a@x"), (20, "b@x"), (30, None)]),
+        old("UPDATE users SET email = 'AA@X' WHERE id = 1"),
+        old("INSERT INTO users VALUES (3, 'C@X')"),
+    ],
+    old={"SELECT id, user_id FROM profiles": [(10, 1), (20, 2), (30, 3)]},
+    new={"SELECT id, email FROM profiles": [(10, "aa@x"), (20, "b@x"), (30, "c@x")]},
+    outcomes=("complete", "rollback"),
+)
+
+CASES = [CONVERTED_AFTERWARDS, S01, S02, *S05, S06]
 
 
 @pytest.mark.parametrize(("case", "outcome"), outcomes_of(*CASES), ids=outcome_id)
