@@ -212,13 +212,7 @@ class Completion:
             tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
             handled: dict[str, list[str]] = {}
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
-            severing = [
-                step
-                for f in self._flights(target)
-                for step in plan_severing(
-                    f, f.level_of(target.id), read_live_foreign_keys(connection, f.relation), source
-                )
-            ]
+            severing = [s for f in self._flights(target) for s in self._severing(connection, f, target, source)]
             buried = [
                 text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled, m.id)
             ]

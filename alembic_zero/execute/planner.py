@@ -42,7 +42,7 @@ from alembic_zero.plan.expand import (
     table_lock,
 )
 from alembic_zero.plan.items import Item, Ordinary
-from alembic_zero.plan.links import check_downward, groups, sources_first
+from alembic_zero.plan.links import groups, sources_first
 from alembic_zero.plan.outline import outline
 from alembic_zero.plan.policy import check_columns, check_foreign_keys, check_table, check_triggers
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
@@ -417,8 +417,8 @@ class Planner:
         for draft in self._drafts.values():
             check_foreign_keys(revision, draft, [*flights.values(), *self.state.flights])
         try:
-            sources_first(flights)
-            check_downward(flights)
+            for upward in (True, False):
+                sources_first(flights, upward=upward)
         except ValueError as error:
             raise RefusedError(
                 f"revision {revision!r}: the tables {error} follow from each other in a circle: no write could be "

@@ -43,28 +43,16 @@ def groups(flights: Mapping[int, Flight]) -> list[list[Flight]]:
     return found
 
 
-def sources_first(flights: Mapping[int, Flight]) -> list[Flight]:
-    """Return the tables in an order in which the source of an upward link comes before its target.
+def sources_first(flights: Mapping[int, Flight], *, upward: bool = True) -> list[Flight]:
+    """Return the tables in an order in which the source of a link of this direction comes before its target.
 
     :raises ValueError: they go round in a circle; the error's argument is the tables' names.
     """
     before: dict[int, set[int]] = {number: set() for number in flights}
     for link in links_of(flights.values()):
-        if link.upward:
+        if link.upward == upward:
             before[link.target.flight].add(link.source.flight)
     return [flights[number] for number in _sorted(before, flights)]
-
-
-def check_downward(flights: Mapping[int, Flight]) -> None:
-    """Do the same for downward links, whose order nothing needs.
-
-    :raises ValueError: they go round in a circle; the error's argument is the tables' names.
-    """
-    before: dict[int, set[int]] = {number: set() for number in flights}
-    for link in links_of(flights.values()):
-        if not link.upward:
-            before[link.target.flight].add(link.source.flight)
-    _sorted(before, flights)
 
 
 def _sorted(before: dict[int, set[int]], flights: Mapping[int, Flight]) -> list[int]:

@@ -346,15 +346,8 @@ def block(body: str) -> str:
 
 def revoke_from_all(relation: str) -> str:
     """Return a block that takes back what ALTER DEFAULT PRIVILEGES has given on a new relation of ours."""
-    body = (
-        "DECLARE role text;\nBEGIN\n"
-        "  FOR role IN SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC'\n"
-        "                                   ELSE quote_ident(pg_get_userbyid(x.grantee)) END\n"
-        "                FROM pg_class c, LATERAL aclexplode(c.relacl) AS x\n"
-        f"               WHERE c.oid = {literal(relation)}::regclass AND x.grantee <> c.relowner LOOP\n"
-        f"    EXECUTE {literal(f'REVOKE ALL ON {relation} FROM ')} || role;\n  END LOOP;\nEND"
-    )
-    return block(body)
+    return _revoke(relation, "pg_class c, LATERAL aclexplode(c.relacl) AS x", f"c.oid = {literal(relation)}::regclass",
+                   "c.relowner")  # fmt: skip
 
 
 def close_function(schema: str, name: str) -> str:
@@ -363,13 +356,19 @@ def close_function(schema: str, name: str) -> str:
     A trigger needs no right to call it; a client could do with it what it may not do itself.
     """
     function = ident(schema, name)
+    rights = "pg_proc p, LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS x"
+    return _revoke(f"FUNCTION {function}", rights, f"p.oid = {literal(function)}::regproc", "p.proowner")
+
+
+def _revoke(what: str, rights: str, condition: str, owner: str) -> str:
+    """Return a block that takes every right on something from everybody but its owner."""
     body = (
         "DECLARE role text;\nBEGIN\n"
         "  FOR role IN SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC'\n"
         "                                   ELSE quote_ident(pg_get_userbyid(x.grantee)) END\n"
-        "                FROM pg_proc p, LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS x\n"
-        f"               WHERE p.oid = {literal(function)}::regproc AND x.grantee <> p.proowner LOOP\n"
-        f"    EXECUTE {literal(f'REVOKE ALL ON FUNCTION {function} FROM ')} || role;\n  END LOOP;\nEND"
+        f"                FROM {rights}\n"
+        f"               WHERE {condition} AND x.grantee <> {owner} LOOP\n"
+        f"    EXECUTE {literal(f'REVOKE ALL ON {what} FROM ')} || role;\n  END LOOP;\nEND"
     )
     return block(body)
 
