@@ -250,6 +250,16 @@ SELECT a.attname AS column, CASE WHEN r.ev_class IS NULL THEN pg_describe_object
         AND COALESCE(obj_description(vn.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%')
  ORDER BY 1, 2
 
+-- name: lookups
+-- Columns of a table that our functions read.
+SELECT a.attname AS column, p.proname AS function
+  FROM pg_depend d
+  JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
+   AND p.pronamespace = to_regnamespace('alembic_zero')
+ ORDER BY 1, 2
+
 -- name: row_type_functions
 -- Functions that take or return the table's row type: a new column changes their result.
 SELECT p.oid::regprocedure::text AS function

@@ -44,14 +44,21 @@ from alembic_zero.plan.expand import (
 from alembic_zero.plan.items import Item, Ordinary
 from alembic_zero.plan.links import groups, sources_first
 from alembic_zero.plan.outline import outline
-from alembic_zero.plan.policy import check_columns, check_foreign_keys, check_table, check_triggers
+from alembic_zero.plan.policy import (
+    check_columns,
+    check_foreign_keys,
+    check_looked_up,
+    check_reads,
+    check_table,
+    check_triggers,
+)
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection
 
@@ -414,7 +421,10 @@ class Planner:
         for oid, draft in self._followers.items():
             # Its columns are as they were, so physical names are of no account.
             flights[oid] = draft.finish(migration, revision, draft.spec, set())
+        check_reads(revision, list(self._drafts.values()), self.state.flights)
         for draft in self._drafts.values():
+            lookups = [(r["column"], r["function"]) for r in self._lookups(connection, draft.flight)]
+            check_looked_up(revision, draft, lookups, self.state.flights)
             check_foreign_keys(revision, draft, [*flights.values(), *self.state.flights])
         try:
             for upward in (True, False):
@@ -428,6 +438,10 @@ class Planner:
             ) from error
         return flights
 
+    @staticmethod
+    def _lookups(connection: Connection, flight: Flight) -> Sequence[Mapping[str, Any]]:
+        return [] if flight.created else read_rows(connection, "lookups", oid=flight.relation)
+
     def _check_rows(self, flights: dict[int, Flight]) -> None:
         """Refuse rows that could not follow, while nothing has changed yet."""
         with self.sessions.lend() as connection:
@@ -437,6 +451,7 @@ class Planner:
     def _created_texts(self, items: Sequence[Item], group: Sequence[Flight]) -> list[str]:
         """Return the statements that create the tables of a group which are not there yet."""
         created = {(flight.schema, flight.name) for flight in group if flight.created}
+        created |= {(read.schema, read.table) for flight in group for read in self._drafts[flight.id].reads}
         return [
             item.operation.text
             for item in items

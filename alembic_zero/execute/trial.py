@@ -26,7 +26,7 @@ from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDr
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
-from alembic_zero.plan.draft import new_draft
+from alembic_zero.plan.draft import ReadColumn, new_draft
 from alembic_zero.sql import ddl
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.quoting import ident, literal
@@ -329,7 +329,7 @@ class TableTrial(ObjectTrial):
 
     def _read_inputs_quietly(self, expression: str) -> tuple[str, ...]:
         with self._savepoint():
-            return self._read_inputs(expression, self.draft.spec)
+            return self._read_inputs(expression, self.draft.spec)[0]
 
     def _partition_key(self) -> set[str]:
         rows = read_rows(self._connection, "partition_key", oid=self.draft.facts.oid)
@@ -410,7 +410,7 @@ class TableTrial(ObjectTrial):
     ) -> Edge:
         """Return the edge for an expression, after the server has parsed it in every form that counts.
 
-        :raises RefusedError: it does not parse, has the wrong type, or reads another table.
+        :raises RefusedError: it does not parse, has the wrong type, or reads a table that it may not read.
         """
         if isinstance(expression, FromTable):
             raise TypeError("a trial of one table has no other to look into")
@@ -418,17 +418,18 @@ class TableTrial(ObjectTrial):
         name = self.draft.fresh(direction)
         with self._savepoint():
             try:
-                inputs = self._read_inputs(expression, spec)
+                inputs, reads = self._read_inputs(expression, spec)
                 self._check_update_form(expression, spec, column)
                 form = self._find_form(name, expression, spec, inputs, column)
             except (DBAPIError, psycopg.Error) as error:
                 raise self._refuse(f"{arguments}: {describe_error(error)}", "ZD210", error) from error
+        self.draft.reads += reads
         cells = tuple(self.draft.shape[i] for i in inputs)
         for cell in cells:
             self._bind_generated(cell, spec)
         types = [(i, self.draft.cells[self.draft.shape[i]].type) for i in inputs]
         definition = render_function((JOURNAL_SCHEMA, name), types, column.type, expression, form=form, table=spec.name)
-        return Edge(target.id, cells, name, definition, str(self._item and self._item.describe()), expression)
+        return Edge(target.id, cells, name, definition, self._description(), expression, reads_tables=bool(reads))
 
     def _fallback(self, spec: TableSpec, target: Cell, column: Column) -> Edge:
         """Return the edge that gives a cell its column's default, for want of anything better."""
@@ -448,27 +449,41 @@ class TableTrial(ObjectTrial):
         target = self.draft.cells[cell_id]
         self.draft.generated[cell_id] = self._probe("generated", column.default, spec, target, column)
 
-    def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[str, ...]:
+    def _read_inputs(self, expression: str, spec: TableSpec) -> tuple[tuple[str, ...], list[ReadColumn]]:
+        """Return the table's columns that an expression reads, and those of other tables in its subqueries."""
         probe = self._probe_view
         table = ident(self._schema, spec.name)
         send_single(self._connection, f"CREATE VIEW {probe} AS SELECT ({expression}\n) AS v FROM {table}")
         rows = self._run(
-            "SELECT c.oid::regclass::text AS relation, c.oid = "
-            f"{literal(table)}::regclass AS own, a.attname FROM pg_rewrite r "
-            "JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid "
+            f"SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.oid = {literal(table)}::regclass"
+            " AS own, a.attname AS column, c.relkind IN ('r', 'p') AS is_table, row_security_active(c.oid) AS filtered "
+            "FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid "
             "JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace "
             "LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0 "
             f"WHERE r.ev_class = {literal(probe)}::regclass AND c.oid <> r.ev_class AND c.relkind <> 'S' "
-            "ORDER BY a.attnum"
+            "ORDER BY n.nspname, c.relname, a.attnum"
         ).all()
-        others = sorted({row[0] for row in rows if not row[1]})
-        if others:
-            raise self._refuse(
-                f"expression {expression!r} reads {', '.join(others)}: for values from another table use "
-                "alembic_zero.from_table",
-                "ZD211",
+        others = [row for row in rows if not row.own]
+        for row in others:
+            self._check_readable(expression, row)
+        reads = [ReadColumn(row.oid, row.schema, row.name, row.column, self._description()) for row in others]
+        return tuple(dict.fromkeys(row.column for row in rows if row.own and row.column is not None)), reads
+
+    def _check_readable(self, expression: str, row: Any) -> None:
+        """Refuse a subquery whose result would not be what it says, or not the same for all rows."""
+        if row.oid == self.draft.flight.relation:
+            problem = "other rows of its own table: what it gave would depend on the order of the rows"
+        elif not row.is_table:
+            problem = f"{row.schema}.{row.name}, which is not a table: read the tables behind it"
+        elif row.filtered:
+            problem = (
+                f"{row.schema}.{row.name}, of which row security shows the migrating role a part only: migrate as the "
+                "table's owner, or as a role with BYPASSRLS"
             )
-        return tuple(dict.fromkeys(row[2] for row in rows if row[2] is not None))
+        else:
+            return
+        raise self._refuse(f"expression {expression!r} reads {problem}", "ZD211")
 
     def _check_update_form(self, expression: str, spec: TableSpec, column: Column) -> None:
         """UPDATE refuses aggregates and set-returning functions, which a function body lets pass."""

@@ -53,7 +53,8 @@ class Cell(PlainData):
 class Edge(PlainData):
     """How *target* follows from *inputs*: an early-bound function and the text that creates it.
 
-    *linked* is for a function that looks into another table; a link's own statements create it.
+    *linked* is for a function that looks into another table; a link's own statements create it. One that
+    *reads_tables* has a subquery in its expression, of a table that nothing keeps in step with this one.
     """
 
     target: str
@@ -63,6 +64,7 @@ class Edge(PlainData):
     source: str
     expression: str
     linked: bool = False
+    reads_tables: bool = False
 
 
 @dataclass(frozen=True)

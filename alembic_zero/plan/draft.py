@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from alembic_zero.lens.link import Link
 
 
+@dataclass(frozen=True)
+class ReadColumn:
+    """A column of another table that an expression reads in a subquery; *source* is the operation."""
+
+    relation: int
+    schema: str
+    table: str
+    column: str | None
+    source: str
+
+
 @dataclass
 class Draft:
     """A level that grows with each operation on its table.
@@ -30,7 +41,8 @@ class Draft:
     this table, *linked* says that it is an end of one, *relaxed* cells may be NULL until a commit.
     *origins* maps indexes and CHECKs that were there before, by kind and name, to their name before;
     *described* has the operation that made a new index or constraint. *bare_not_nulls* has cells whose copies
-    are NOT NULL without an expression that sees to it, with the operation that wants it.
+    are NOT NULL without an expression that sees to it, with the operation that wants it. *reads* has the columns
+    of other tables that subqueries read.
     """
 
     flight: Flight
@@ -53,6 +65,7 @@ class Draft:
     origins: dict[tuple[ObjectKind, str], str] = field(default_factory=dict)
     described: dict[tuple[ObjectKind, str], str] = field(default_factory=dict)
     bare_not_nulls: dict[str, str] = field(default_factory=dict)
+    reads: list[ReadColumn] = field(default_factory=list)
     physical: TableSpec | None = None
     dropped: bool = False
     count: int = 0
@@ -73,6 +86,12 @@ class Draft:
     def before(self) -> set[str]:
         """The cells of the shape that the operations began with."""
         return set(self._old_shape.values())
+
+    @property
+    def lost_columns(self) -> set[str]:
+        """The physical columns that the table will be without."""
+        kept = set() if self.dropped else set(self.shape.values())
+        return {str(self.cells[cell].physical) for cell in self.before - kept}
 
     def lose(self) -> None:
         """Forget the origin of indexes and CHECKs that are gone, so that a new one of that name is new."""

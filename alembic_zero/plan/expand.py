@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
-    from alembic_zero.lens.lens import Cell, Flight, NewIndex, NewNotNull
+    from alembic_zero.lens.lens import Cell, Edge, Flight, NewIndex, NewNotNull
 
 
 def table_lock(flight: Flight, mode: LockMode) -> Lock:
@@ -79,10 +79,18 @@ def _function_statements(flight: Flight) -> list[str]:
         return []
     known = {edge.function for edge in flight.without_levels(len(flight.levels) - 1).generated}
     edges = [e for e in (*flight.generated, *level.ups, *level.downs) if e.function not in known and not e.linked]
-    functions = [(e.function, e.definition) for e in edges]
-    functions += [(str(r.function), r.definition) for r in level.rules if r.definition]
-    # Clients call them; a hardened database gives PUBLIC no right on new functions by itself.
-    return [text for name, definition in functions for text in (definition, _grant_execute(name))]
+    statements = [text for e in edges for text in (e.definition, _rights_on(e))]
+    functions = [(str(r.function), r.definition) for r in level.rules if r.definition]
+    return statements + [text for name, definition in functions for text in (definition, _grant_execute(name))]
+
+
+def _rights_on(edge: Edge) -> str:
+    """Return the statement after which clients' triggers, and nobody else, may call an edge's function."""
+    if edge.reads_tables:
+        # The trigger has the rights of the migrating role then.
+        return ddl.close_function(JOURNAL_SCHEMA, edge.function)
+    # Clients call it; a hardened database gives PUBLIC no right on new functions by itself.
+    return _grant_execute(edge.function)
 
 
 def _grant_execute(name: str) -> str:

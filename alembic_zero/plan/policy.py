@@ -101,6 +101,62 @@ def check_foreign_keys(revision: str, draft: Draft, flights: Sequence[Flight]) -
                 )
 
 
+def check_reads(revision: str, drafts: Sequence[Draft], flights: Sequence[Flight]) -> None:
+    """Refuse subqueries of a table that is not, or will not be, as the expression takes it to be.
+
+    :param flights: tables that were in flight before.
+    :raises RefusedError: names the operation and the table.
+    """
+    flying = {flight.relation: flight for flight in flights}
+    planned = {draft.flight.relation: draft for draft in drafts}
+    for read in (read for draft in drafts for read in draft.reads):
+        name = f"{read.schema}.{read.table}"
+        if read.relation in flying:
+            problem = f"{name}, which is in flight: its columns are not what the newest version shows"
+            advice = f"alembic zd-complete {flying[read.relation].levels[-1].revision}"
+        elif read.relation in planned and read.column in planned[read.relation].lost_columns:
+            problem = f"column {read.column!r} of {name}, which the same upgrade takes away: do that in a later one"
+            advice = None
+        else:
+            continue
+        raise RefusedError(
+            f"{read.source}: the expression reads {problem}; nothing was changed",
+            code="ZD211",
+            revision=revision,
+            table=name,
+            next_command=advice,
+        )
+
+
+def check_looked_up(revision: str, draft: Draft, lookups: Sequence[tuple[str, str]], flights: Sequence[Flight]) -> None:
+    """Refuse to take away a column that expressions in flight look up.
+
+    :param lookups: column and function of each look-up into this table.
+    :param flights: all tables that were in flight before.
+    :raises RefusedError: names the column and the revision to complete first.
+    """
+    reading = {
+        edge.function: (flight, level, edge)
+        for flight in flights
+        for level in flight.levels
+        for edge in (*level.ups, *level.downs)
+        if edge.reads_tables
+    }
+    for column, function in lookups:
+        if function in reading and column in draft.lost_columns:
+            flight, level, edge = reading[function]
+            name = f"{draft.flight.schema}.{draft.flight.name}"
+            raise RefusedError(
+                f"revision {revision!r}, table {name}: column {column!r} is looked up by {edge.expression!r} for table "
+                f"{flight.schema}.{flight.name} (revision {level.revision!r}), which is in flight; nothing was "
+                "changed: complete that one first",
+                code="ZD207",
+                revision=revision,
+                table=name,
+                next_command=f"alembic zd-complete {level.revision}",
+            )
+
+
 def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:
     """Refuse users' triggers that look at a statement's column list: they would not see synchronised columns.
 

@@ -159,7 +159,7 @@ class SyncTrigger:
     @property
     def looks_elsewhere(self) -> bool:
         """Whether the function reads another table, which a client of this one may have no right to."""
-        return any(edge.linked for level in self.levels for edge in (*level.ups, *level.downs))
+        return any(edge.linked or edge.reads_tables for level in self.levels for edge in (*level.ups, *level.downs))
 
     def _insert(self) -> str:
         """Return the short way for an INSERT: everything is derived, so nothing is compared (bench/ trigger)."""

@@ -1,0 +1,229 @@
+"""REDTEAM E6: subqueries of other tables."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from tests.acceptance.test_redteam import assert_refused
+from tests.support.harness import AFTER, APP, BEFORE, OUTCOMES, Case, Flight, new, old
+from tests.support.project import AlembicProject
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.server import Database
+
+
+def _fly(case: Case, database: Database, directory: Path) -> Flight:
+    flight = Flight(case, database, directory / "project")
+    flight.run("upgrade", AFTER)
+    return flight
+
+
+def _status(flight: Flight) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(flight.run("zd-status", "--json").stdout)
+    return found
+
+
+# -- E6 -----------------------------------------------------------------------------------------------
+
+_LABELS = f"""
+    CREATE TABLE statuses (id integer PRIMARY KEY, label text UNIQUE);
+    REVOKE ALL ON statuses FROM {APP};
+    INSERT INTO statuses VALUES (1, 'open'), (2, 'closed');
+    CREATE TABLE orders (id integer PRIMARY KEY, status text);
+    INSERT INTO orders VALUES (1, 'open'), (2, 'closed'), (3, 'unknown');
+"""
+_LABEL_OF = "(SELECT s.label FROM statuses s WHERE s.id = status_id)"
+LOOK_UP = Case(
+    "look_up",
+    _LABELS,
+    """
+    op.zd_add_column("orders", sa.Column("status_id", sa.Integer),
+                     up="(SELECT s.id FROM statuses s WHERE s.label = status)")
+    op.zd_drop_column("orders", "status", down="(SELECT s.label FROM statuses s WHERE s.id = status_id)")
+    """,
+    """
+    op.add_column("orders", sa.Column("status_id", sa.Integer))
+    op.drop_column("orders", "status")
+    """,
+    """
+    op.zd_add_column("orders", sa.Column("status", sa.Text),
+                     up="(SELECT s.label FROM statuses s WHERE s.id = status_id)")
+    op.zd_drop_column("orders", "status_id", down="(SELECT s.id FROM statuses s WHERE s.label = status)")
+    """,
+    writes=[
+        old("INSERT INTO orders VALUES (4, 'open'), (5, 'nowhere') RETURNING status", [("open",), ("nowhere",)]),
+        new("INSERT INTO orders VALUES (6, 2) RETURNING status_id", [(2,)]),
+        old("UPDATE orders SET status = 'closed' WHERE id = 1"),
+        new("UPDATE orders SET status_id = 1 WHERE id = 2"),
+        new("INSERT INTO orders VALUES (6, 1) ON CONFLICT (id) DO UPDATE SET status_id = excluded.status_id"),
+        old("INSERT INTO orders VALUES (4, 'closed') ON CONFLICT (id) DO UPDATE SET status = excluded.status"),
+    ],
+    old={
+        "SELECT id, status FROM orders": [
+            (1, "closed"), (2, "open"), (3, "unknown"), (4, "closed"), (5, "nowhere"), (6, "open"),
+        ]
+    },
+    new={"SELECT id, status_id FROM orders": [(1, 2), (2, 1), (3, None), (4, 2), (5, None), (6, 1)]},
+    reversed={
+        "SELECT id, status FROM orders": [
+            (1, "closed"), (2, "open"), (3, None), (4, "closed"), (5, None), (6, "open"),
+        ]
+    },
+    probes=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", ["complete", "rollback", "reverse"])
+def test_e06_lookup_in_another_table__client_without_rights_on_it__followed(outcome, database, tmp_path):
+    """The trigger looks up with the migrating role's rights: nothing ends in quarantine."""
+    OUTCOMES[outcome](LOOK_UP, database, tmp_path)
+
+
+def test_e06_lookup_in_another_table__nothing_that_a_client_could_call(database, tmp_path):
+    """What reads the other table with the migration's rights is closed: a client's call of it is refused."""
+    flight = _fly(LOOK_UP, database, tmp_path)
+    functions = database.fetch(
+        "SELECT oid::regprocedure::text, has_function_privilege('zd_app', oid, 'EXECUTE'), prosecdef FROM pg_proc"
+        " WHERE pronamespace = 'alembic_zero'::regnamespace ORDER BY 1"
+    )
+    reading = [name for name, _, _ in functions if "up_" in name or "down_" in name or "sync_" in name]
+    assert len(reading) == 3, functions
+    assert [name for name, callable_, _ in functions if callable_ and name in reading] == []
+    with flight.client(BEFORE) as client:
+        for name in reading:
+            arguments = "NULL" if "sync_" not in name else ""
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                client.fetch(f"SELECT {name.split('(')[0]}({arguments})")
+    pinned = database.fetch(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'alembic_zero'::regnamespace AND prosecdef"
+        " AND NOT COALESCE(array_to_string(proconfig, ',') LIKE '%search_path=%', false)"
+    )
+    assert pinned == []
+
+
+def test_e06_lookup_in_another_table__client_with_a_path_and_tables_of_its_own__means_the_same(database, tmp_path):
+    """A temporary table of that name, or another schema first on the path, changes nothing."""
+    flight = _fly(LOOK_UP, database, tmp_path)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("CREATE TEMP TABLE statuses (id integer, label text)")
+        client.connection.execute("INSERT INTO pg_temp.statuses VALUES (666, 'open')")
+        client.connection.execute("INSERT INTO orders VALUES (7, 'open')")
+    with flight.client(AFTER) as client:
+        assert client.fetch("SELECT status_id FROM orders WHERE id = 7") == [(1,)]
+
+
+def test_e06_lookup_in_another_table__row_security_there__seen_by_nobody_but_the_owner(database, tmp_path):
+    """Policies for clients do not apply: what a row becomes does not depend on who wrote it."""
+    setup = f"""{_LABELS}
+    GRANT SELECT ON statuses TO {APP};
+    ALTER TABLE statuses ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY nothing ON statuses TO {APP} USING (false);
+    """
+    flight = _fly(Case("row_security", setup, LOOK_UP.upgrade, "pass"), database, tmp_path)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO orders VALUES (7, 'open')")
+    with flight.client(AFTER) as client:
+        assert client.fetch("SELECT status_id FROM orders WHERE id = 7") == [(1,)]
+
+
+def test_e06_lookup_in_another_table__row_security_hides_it_from_the_migrating_role__refused(database, tmp_path):
+    """A role that sees a part only would fill the column wrongly, and say nothing."""
+    database.execute("DROP ROLE IF EXISTS zd_part; CREATE ROLE zd_part LOGIN")
+    name = database.fetch("SELECT current_database()")[0][0]
+    database.execute(
+        f"{_LABELS} ALTER TABLE statuses ENABLE ROW LEVEL SECURITY; ALTER TABLE orders OWNER TO zd_part;"
+        f"GRANT SELECT ON statuses TO zd_part; GRANT CREATE ON DATABASE {name} TO zd_part;"
+        "GRANT ALL ON SCHEMA public TO zd_part"
+    )
+    project = AlembicProject(tmp_path / "project", database.url.set(username="zd_part"))
+    project.revision(BEFORE)
+    project.revision(AFTER, BEFORE, LOOK_UP.upgrade, "pass")
+    project.run_in_process("stamp", BEFORE)
+    project.run_in_process("zd-init")
+    refused = project.run_in_process("upgrade", AFTER, check=False)
+    assert refused.returncode == 2
+    assert "ZD211" in refused.stdout + refused.stderr
+    assert "row security" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("(SELECT max(o.id) FROM orders o)", ["other rows of its own table"]),
+        ("(SELECT id FROM labels WHERE label = status)", ["public.labels", "not a table"]),
+    ],
+    ids=["own table", "view"],
+)
+def test_e06_lookup_where_it_would_not_mean_what_it_says__refused(expression, words, database, tmp_path):
+    """Rows of the own table change while they are filled; a view's base may be in flight itself."""
+    setup = f"{_LABELS} CREATE VIEW labels AS SELECT * FROM statuses;"
+    upgrade = f'op.zd_add_column("orders", sa.Column("n", sa.Integer), up={expression!r})'
+    flight = Flight(Case("refused", setup, upgrade, "pass"), database, tmp_path / "project")
+    for word in ["ZD211", *words]:
+        assert_refused(flight, word)
+
+
+_DROPS = {
+    "column": 'op.zd_drop_column("statuses", "label", down="\'?\'")',
+    "type": 'op.zd_alter_column("statuses", "label", type_=sa.String(20))',
+    "table": 'op.zd_drop_table("statuses")',
+}
+
+
+@pytest.mark.parametrize("drop", _DROPS.values(), ids=_DROPS)
+def test_e06_column_that_is_looked_up__may_go_only_after_that_is_completed(drop, database, tmp_path):
+    """PostgreSQL would stop the contract half-way: refused with advice, and fine once the reader is completed."""
+    flight = _fly(LOOK_UP, database, tmp_path)
+    flight.project.revision("r3", AFTER, drop, "pass")
+    before = flight.everything()
+    refused = flight.project.run_in_process("upgrade", "r3", check=False)
+    assert refused.returncode == 2
+    for word in ("ZD207", "statuses", "public.orders", f"zd-complete {AFTER}"):
+        assert word in refused.stderr + refused.stdout
+    assert flight.everything() == before
+    flight.run("zd-complete")
+    flight.run("upgrade", "r3")
+    flight.run("zd-complete")
+
+
+@pytest.mark.parametrize("drop", _DROPS.values(), ids=_DROPS)
+def test_e06_column_that_is_looked_up__goes_in_the_same_upgrade__refused(drop, database, tmp_path):
+    """The look-up works until zd-complete, and so must the column."""
+    flight = Flight(Case("both", _LABELS, f"{LOOK_UP.upgrade}\n    {drop}", "pass"), database, tmp_path / "project")
+    assert_refused(flight, "ZD211")
+
+
+def test_e06_table_that_is_looked_up_is_in_flight__refused(database, tmp_path):
+    """Its physical columns are not what the revision's author sees."""
+    upgrade = 'op.zd_alter_column("statuses", "label", type_=sa.String(20))'
+    flight = _fly(Case("first", _LABELS, upgrade, "pass"), database, tmp_path)
+    flight.project.revision("r3", AFTER, LOOK_UP.upgrade, "pass")
+    refused = flight.project.run_in_process("upgrade", "r3", check=False)
+    assert refused.returncode == 2
+    for word in ("ZD211", "public.statuses", "in flight", f"zd-complete {AFTER}"):
+        assert word in refused.stderr + refused.stdout
+    flight.run("zd-complete")
+    flight.run("upgrade", "r3")
+    flight.run("zd-complete")
+
+
+def test_e06_lookup_in_a_table_of_the_same_revision__filled(database, tmp_path):
+    """op.create_table and its rows come first, as they stand in the revision."""
+    upgrade = """
+    op.create_table("kinds", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text))
+    op.execute("INSERT INTO kinds VALUES (1, 'open'), (2, 'closed')")
+    op.zd_add_column("orders", sa.Column("kind_id", sa.Integer), up="(SELECT id FROM kinds WHERE name = status)")
+    """
+    flight = _fly(Case("created", _LABELS, upgrade, "pass"), database, tmp_path)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO orders VALUES (7, 'open')")
+    with flight.client(AFTER) as client:
+        assert client.fetch("SELECT id, kind_id FROM orders ORDER BY id") == [(1, 1), (2, 2), (3, None), (7, 1)]
+    flight.run("zd-complete")
+    assert not _status(flight)["tables"]
