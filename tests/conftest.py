@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.project import AlembicProject
-from tests.support.server import Database, Server, describe_servers, requested_versions
+from tests.support.server import Database, Server, describe_servers, other_versions, requested_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,9 +87,18 @@ def _servers() -> Iterator[_Servers]:
     servers.stop()
 
 
-@pytest.fixture(scope="session", params=requested_versions(), ids=lambda version: f"pg{version}")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run every test that uses a server on each requested version, marked ones on others that are found, too."""
+    if "server" in metafunc.fixturenames:
+        marked = metafunc.definition.get_closest_marker("every_server") is not None
+        versions = sorted(requested_versions() + (other_versions() if marked else ()))
+        ids = [f"pg{version}" for version in versions]
+        metafunc.parametrize("server", versions, indirect=True, ids=ids, scope="session")
+
+
+@pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, _servers: _Servers) -> Server:
-    """A PostgreSQL server; every test that uses it runs once for each version."""
+    """A PostgreSQL server; see :func:`pytest_generate_tests` for which."""
     return _servers.get(request.param)
 
 

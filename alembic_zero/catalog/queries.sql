@@ -284,10 +284,12 @@ SELECT current_setting('server_version_num')::int / 10000 AS version,
        (SELECT s.setting::int FROM pg_settings s WHERE s.name = 'deadlock_timeout') AS deadlock_timeout_ms,
        current_user AS role,
        (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user) AS bypasses_row_security,
-       (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
-         OR CASE WHEN current_setting('server_version_num')::int >= 150000
-                 THEN has_parameter_privilege(current_user, 'session_replication_role', 'SET') ELSE false END AS may_set_replication_role,
+       (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) AS may_set_replication_role,
        current_setting('search_path') AS search_path
+
+-- name: may_set_replication_role
+-- Whether the role was granted what superusers may do anyway; PostgreSQL 14 has no such grants and no such function.
+SELECT has_parameter_privilege(current_user, 'session_replication_role', 'SET') AS granted
 
 -- name: clients
 -- Sessions of pinned applications: the suffix of application_name tells the version.

