@@ -75,6 +75,11 @@ def _keep_arguments(context: MigrationContext, settings: Settings) -> None:
 
     def run_and_keep(**kw: Any) -> None:
         settings.arguments = kw
+        if context.purge and not context.as_sql and context.dialect.name == "postgresql":
+            from alembic_zero import road
+
+            # Alembic empties the version table before it asks for the steps; in autocommit mode that would stay.
+            road.check_stamp(context)
         run_migrations(**kw)
 
     context.run_migrations = run_and_keep  # type: ignore[method-assign]

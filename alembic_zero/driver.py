@@ -11,11 +11,12 @@ from alembic_zero.catalog.reader import read_rows
 from alembic_zero.completing import Completion
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner
+from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.recording import Recorder
 from alembic_zero.sql.quoting import ident
-from alembic_zero.workplace import Workplace, translated_errors, version_name
+from alembic_zero.workplace import Workplace, translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +111,7 @@ def zd_plan(
         for step in steps:
             recorder.record(step.revision.revision, step.migration_fn, **workplace.settings.arguments)
         savepoint.rollback()
-        target = version_name(steps[-1].to_revisions)
+        target = version_name(heads_after(context, heads, steps))
         with translated_errors("zd-plan", "alembic zd-plan"):
             expansion = _plan_only(workplace, state, recorder.items, target)
         reporting.print_plan(workplace, expansion, target)
@@ -180,12 +181,13 @@ def zd_schema(
     assert connection is not None  # noqa: S101 - zd- commands are online
     schema = str(connection.execute(text("SELECT current_schema()")).scalar_one())
     names = connection.execute(text("SELECT unnest(current_schemas(false))")).scalars().all()
-    wanted = revision or script.get_current_head()
-    if wanted is None:
-        raise RefusedError("the script directory has no revision; nothing was changed", code="ZD257")
-    resolved = (
-        wanted if wanted == base_revision else version_name(s.revision for s in script.get_revisions(wanted) if s)
-    )
+    if revision in (None, "head", "heads"):
+        resolved = newest_version(context, script)
+        if resolved == base_revision:
+            raise RefusedError("the script directory has no revision; nothing was changed", code="ZD257")
+    else:
+        found = script.get_revisions(parts_of(str(revision)))
+        resolved = version_name(one.revision for one in found if one)
     view_schema = version_schema(resolved, schema, context.opts["alembic_zero"].project)
     path = ", ".join(ident(name) for name in (view_schema, *names))
     reporting.print_lines(context, [f"SET search_path TO {path};"])

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
+from alembic_zero.heads import version_name
 from alembic_zero.sql import journal as sql
-from alembic_zero.workplace import version_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

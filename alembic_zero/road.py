@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from alembic_zero.completing import is_forward_only
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Extras, Planner, digest_items
+from alembic_zero.heads import heads_after, parts_of, steps_to, version_name
 from alembic_zero.operations.base import ZdOperation
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.stored import describe_edit, store_operations
 from alembic_zero.recording import Recorder
 from alembic_zero.returning import Rollback
-from alembic_zero.workplace import Workplace, translated_errors, version_name
+from alembic_zero.workplace import Workplace, translated_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,36 +32,51 @@ def run_stock_command(
 
     :param original: Alembic's own; its name tells the command.
     """
-    steps = list(original(heads, context))
     command = original.__name__
     if command == "do_stamp":
-        _check_stamp(Workplace(context))
+        check_stamp(context)
     if command not in ("upgrade", "downgrade"):
-        yield from steps
+        yield from original(heads, context)
         return
     workplace = Workplace(context)
+    steps = _choose_steps(workplace, heads, original)
     with workplace.closing():
         state = workplace.read_state()
         if state.migrations or not heads:
             if workplace.take_command_lock() and tuple(context.get_current_heads()) != heads:
-                yield from _after_another(context, original)
+                yield from _after_another(workplace, original)
                 return
             state = workplace.read_state()
         yield from Road(workplace, state, heads, steps, command).walk()
 
 
-def _after_another(context: MigrationContext, original: Callable[..., Iterable[Any]]) -> list[Any]:
+def _choose_steps(workplace: Workplace, heads: tuple[str, ...], original: Callable[..., Iterable[Any]]) -> list[Any]:
+    """Return Alembic's own steps; those to a version of several heads where its name is the argument."""
+    context = workplace.context
+    destination = context.opts.get("destination_rev")
+    migrations = workplace.read_state().migrations
+    names = {name for m in migrations for name in (m.revision, m.from_revision) if len(parts_of(name)) > 1}
+    if destination in names:
+        return steps_to(context, heads, str(destination), original.__name__)
+    return list(original(heads, context))
+
+
+def _after_another(workplace: Workplace, original: Callable[..., Iterable[Any]]) -> list[Any]:
     """Return no steps if another command has done the work meanwhile.
 
     :raises MigrationError: it has done something else.
     """
-    if list(original(context.get_current_heads(), context)):
+    if _choose_steps(workplace, tuple(workplace.context.get_current_heads()), original):
         raise MigrationError("another command has moved the version meanwhile; run this one again", code="ZD303")
     return []
 
 
-def _check_stamp(workplace: Workplace) -> None:
-    in_flight = workplace.read_state().in_flight
+def check_stamp(context: MigrationContext) -> None:
+    """Refuse to stamp while something is in flight.
+
+    :raises RefusedError: code ZD250.
+    """
+    in_flight = Workplace(context).read_state().in_flight
     if in_flight:
         raise RefusedError(
             f"revision {in_flight[-1].revision!r} is in flight: stamping would tear alembic_version from the tables; "
@@ -86,11 +102,7 @@ class Road:
         self._published: Callable[[], None] | None = None
         self._in_flight = False
         self._started = False
-        after = set(heads)
-        for step in self._steps:
-            after.difference_update(step.from_revisions_no_deps)
-            after.update(step.to_revisions_no_deps)
-        self._target = version_name(after)
+        self._target = version_name(heads_after(workplace.context, heads, steps))
         self._current = version_name(heads)
 
     def walk(self) -> Iterator[Any]:

@@ -17,11 +17,11 @@ from alembic_zero.execute.locks import LockRules
 from alembic_zero.execute.publish import Publisher
 from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
-from alembic_zero.names import base_revision, client_suffix
+from alembic_zero.names import client_suffix
 from alembic_zero.operations.errors import MigrationError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy.engine import Connection
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 
 _LOCK_CLASS = 1_514_427_763
 _LOCK_WAIT_S = 600.0
-
-
-def version_name(heads: Iterable[str]) -> str:
-    """Return the name of the version that a set of heads makes."""
-    return "+".join(sorted(heads)) or base_revision
 
 
 def _default_schema(connection: Connection) -> str:

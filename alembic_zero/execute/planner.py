@@ -99,7 +99,8 @@ class Expansion:
 def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
     """Return a digest of what revisions ask for, by which an edited one is told from the one begun."""
     parts = []
-    for item in items:
+    # Revisions of different branches come in the order in which the file system lists their files.
+    for item in sorted(items, key=lambda item: item.revision):
         operation = item.operation
         parts += [item.revision, operation.describe()]
         if isinstance(operation, ZdTableOperation):

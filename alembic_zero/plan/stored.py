@@ -57,7 +57,7 @@ def describe_edit(before: Sequence[StoredOperation], now: Sequence[StoredOperati
     """Return in words which calls differ; an empty text if nothing was stored."""
     if not before:
         return ""
-    changes = list(_changes([s.call for s in before], [s.call for s in now]))
+    changes = list(_changes(*([s.call for s in sorted(calls, key=lambda s: s.revision)] for calls in (before, now))))
     if not changes:
         return "the calls read the same, but the SQL that they stand for is another one"
     shown = "; ".join(changes[:_SHOWN_CHANGES])

@@ -29,6 +29,7 @@ RANKS = {
     "runtime": 6,
     "completing": 7,
     "driver": 7,
+    "heads": 7,
     "recording": 7,
     "reporting": 7,
     "returning": 7,
