@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -17,7 +17,14 @@ from alembic_zero.execute.sending import send
 from alembic_zero.names import MARKER
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.sql import journal as journal_sql
-from alembic_zero.sql.backfill import render_left, render_range, render_remaining, render_touch, render_vacuum
+from alembic_zero.sql.backfill import (
+    render_filenode,
+    render_left,
+    render_range,
+    render_remaining,
+    render_touch,
+    render_vacuum,
+)
 from alembic_zero.sql.carry import carry_nothing
 from alembic_zero.sql.links import found_table
 from alembic_zero.sql.markers import quarantined_condition, todo_condition
@@ -117,14 +124,14 @@ class Backfill:
     rules: LockRules
     report: Callable[[str], None]
     keep_alive: Callable[[], None]
+    _found_in: Sequence[int] = field(default=(), init=False)
 
     def run(self, flight: Flight, joins: Sequence[LinkSql] = ()) -> None:
         """Visit every block once, then whatever was skipped.
 
         :param joins: links that give the table's columns their values.
         """
-        for join in joins:
-            self._join(join)
+        self._found_in = [self._join(join) for join in joins]
         with carrying_nothing(self.work), self._quiet():
             for leaf in read_rows(self.bare, "leaves", oid=flight.relation):
                 self._visit(flight, leaf)
@@ -134,12 +141,17 @@ class Backfill:
                 self._settle(join)
             send(self.bare, f"DROP TABLE {found_table(join.link.lookup)}")
 
-    def _join(self, sql: LinkSql) -> None:
-        """Find every row's value in another table at once; rows that change from now on find it by themselves."""
+    def _join(self, sql: LinkSql) -> int:
+        """Find every row's value in another table at once; rows that change from now on find it by themselves.
+
+        :return: the file of the table in which the rows were.
+        """
         self.report(f"finding the values of {sql.target.schema}.{sql.target.name} in {sql.source.name}")
         with self.work.begin():
             for statement in sql.fill_found():
                 send(self.work, statement)
+            # Nobody can rewrite the table before this transaction ends.
+            return int(send(self.work, render_filenode((sql.target.schema, sql.target.name))).scalar_one())
 
     def _settle(self, sql: LinkSql) -> None:
         """Look again where the source has changed while rows could not be matched yet."""
@@ -259,7 +271,7 @@ class Backfill:
         :param rest: whether to look for rows, too, that older levels have left behind.
         """
         try:
-            rows = self._execute(render_range(flight, leaf, first, end))
+            rows = self._execute(render_range(flight, leaf, first, end, self._found_in))
         except DBAPIError as error:
             if not is_about_data(error) and sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 raise

@@ -59,8 +59,13 @@ def _ready(flight: Flight) -> str:
     return f"({marker} >= {below} AND {marker} < {generation})"
 
 
-def render_range(flight: Flight, leaf: tuple[str, str], first_block: int, end_block: int) -> str:
+def render_range(
+    flight: Flight, leaf: tuple[str, str], first_block: int, end_block: int, found_in: Sequence[int] = ()
+) -> str:
     """Return the statement that derives the newest level for one block range of one leaf table.
+
+    :param found_in: the files of the table in which linked values have been found by ctid; once a rewrite has
+        put the rows into another file, the statement leaves all of them to the trigger.
 
     Rows that clients hold are skipped; those whose result the level's rules forbid are quarantined.
     The ctids go into a TID scan, whatever the statistics say: for a join with the locked rows, once the
@@ -76,13 +81,23 @@ def render_range(flight: Flight, leaf: tuple[str, str], first_block: int, end_bl
         values = [f"CASE WHEN v.ok THEN {value} END" for value in values]
         source = f"(SELECT v.*, {condition} AS ok FROM {source} AS v OFFSET 0)"
     targets = ", ".join([ident(MARKER), *(_column(flight, c) for c in cells)])
+    unmoved = [f"{_filenode(leaf)} = {number}" for number in found_in]
     return (
         f"UPDATE ONLY {ident(*leaf)} AS t SET ({targets}) =\n"
         f"  (SELECT {', '.join([marker, *values])} FROM {source} AS v WHERE v.tid = t.ctid)\n"
         f" WHERE t.ctid = ANY (ARRAY(\n  SELECT t.ctid FROM ONLY {ident(*leaf)} AS t\n"
-        f"   WHERE {_range(first_block, end_block)} AND {_ready(flight)}\n"
+        f"   WHERE {' AND '.join([_range(first_block, end_block), _ready(flight), *unmoved])}\n"
         "     FOR NO KEY UPDATE SKIP LOCKED))"
     )
+
+
+def _filenode(table: tuple[str, str]) -> str:
+    return f"pg_catalog.pg_relation_filenode({literal(ident(*table))}::pg_catalog.regclass)"
+
+
+def render_filenode(table: tuple[str, str]) -> str:
+    """Return the query for the file that holds the rows of a table; a rewrite makes a new one."""
+    return f"SELECT {_filenode(table)}"
 
 
 def _derived_row(flight: Flight) -> tuple[str, dict[str, str]]:
