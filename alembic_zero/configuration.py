@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from alembic_zero.operations.errors import RefusedError
+from alembic_zero.plan.findings import HOLD, IGNORE, PreflightOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,15 +22,23 @@ class Settings:
     :param schemas: schemas with tables of the project, beside the default one and the metadata's.
     :param project: what tells this project from others in the same database with equal revision ids.
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
+    :param preflight: what is looked at before the first change.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
     *arguments* are what env.py gives to ``context.run_migrations``, and that to every upgrade() and downgrade().
     """
 
-    def __init__(self, schemas: Sequence[str] = (), lock_budget_s: float = 120.0, project: str | None = None) -> None:
+    def __init__(
+        self,
+        schemas: Sequence[str] = (),
+        lock_budget_s: float = 120.0,
+        project: str | None = None,
+        preflight: PreflightOptions | None = None,
+    ) -> None:
         self.schemas = tuple(schemas)
         self.lock_budget_s = lock_budget_s
         self.project = project
+        self.preflight = preflight or PreflightOptions()
         self.direct = False
         self.arguments: dict[str, Any] = {}
 
@@ -41,6 +50,9 @@ def configure(
     zd_schemas: Sequence[str] = (),
     zd_lock_budget_s: float = 120.0,
     zd_project: str | None = None,
+    zd_publications: str = HOLD,
+    zd_sample_rows: int = 1000,
+    zd_free_disk: int | Callable[[], int] | None = None,
     **kw: Any,
 ) -> None:
     """Configure Alembic's context for zero-downtime migrations.
@@ -55,8 +67,14 @@ def configure(
     :param zd_project: a name for this project. Needed where two projects, each with a version table of its own,
      keep tables in one schema of one database, or have a table's schema in common: their revision ids may be equal.
      Applications give the same to ``pin_engine(project=)``. Not to be changed later.
+    :param zd_publications: ``"hold"`` gives publications a column list while a table is in flight, so that subscribers
+     see nothing of it, and refuses where that cannot be; ``"ignore"`` leaves them alone.
+    :param zd_sample_rows: on how many rows of each table ``up`` and ``down`` are tried before anything changes; 0 for
+     none.
+    :param zd_free_disk: how many bytes the database's disk has left, or a function that finds out: an upgrade that is
+     estimated to need more is refused.
     :param kw: everything else that ``context.configure`` takes.
-    :raises RefusedError: the connection's search_path holds a version schema.
+    :raises RefusedError: the connection's search_path holds a version schema, or *zd_publications* is wrong.
     """
     environment = getattr(context, "_proxy", None) or context
     if connection is not None and connection.dialect.name == "postgresql":
@@ -64,9 +82,18 @@ def configure(
     original = _original(kw.pop("fn", None) or environment.context_opts.get("fn"))
     if original is not None:
         kw["fn"] = _wrapped(original)
-    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project)
+    preflight = PreflightOptions(_checked_choice(zd_publications), zd_sample_rows, zd_free_disk)
+    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project, preflight)
     environment.configure(connection=connection, alembic_zero=settings, **kw)
     _keep_arguments(environment.get_context(), settings)
+
+
+def _checked_choice(publications: str) -> str:
+    if publications not in (HOLD, IGNORE):
+        raise RefusedError(
+            f"zd_publications= must be 'hold' or 'ignore', not {publications!r}; nothing was changed", code="ZD101"
+        )
+    return publications
 
 
 def _keep_arguments(context: MigrationContext, settings: Settings) -> None:

@@ -130,7 +130,7 @@ def _plan_only(workplace: Workplace, state: State, items: Sequence[Item], target
     executor = workplace.executor()
     planner = Planner(
         workplace.sessions, workplace.journal, state, executor.server, executor.rules,
-        workplace.default_schema, workplace.naming_options,
+        workplace.default_schema, workplace.naming_options, workplace.settings.preflight,
     )  # fmt: skip
     return planner.plan(items, target, state.next_migration)
 

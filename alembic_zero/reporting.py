@@ -11,6 +11,7 @@ from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
 from alembic_zero.heads import version_name
+from alembic_zero.plan.findings import Severity
 from alembic_zero.sql import journal as sql
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.execute.planner import Expansion
     from alembic_zero.lens.lens import Flight
+    from alembic_zero.plan.findings import Finding
     from alembic_zero.plan.step import Plan, Step
     from alembic_zero.workplace import Workplace
 
@@ -168,10 +170,19 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
 
 def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:
     """Print the steps of an expansion and how it would be published."""
-    title = "\n".join([f"upgrade to {target}", *expansion.outline])
+    findings = finding_lines(expansion.findings, notes=True)
+    title = "\n".join([f"upgrade to {target}", *findings, *expansion.outline])
     print_steps(workplace.context, title, expansion.plan)
     schemas = ", ".join(workplace.schemas(workplace.read_state(), expansion.schemas))
     print_lines(workplace.context, [f"-- then, in Alembic's own transaction: views of {target} for {schemas}"])
+
+
+def finding_lines(findings: Iterable[Finding], *, notes: bool) -> list[str]:
+    """Return a line for each finding that refuses nothing.
+
+    :param notes: whether notes are wanted, too.
+    """
+    return [one.render() for one in findings if notes or one.severity != Severity.NOTE]
 
 
 def print_steps(context: MigrationContext, title: str, plan: Plan) -> None:

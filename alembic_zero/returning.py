@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic_zero.catalog.reader import read_live_foreign_keys, read_rows
+from alembic_zero.catalog.reader import qualified_names, read_live_foreign_keys, read_publications, read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.names import base_revision
 from alembic_zero.operations.errors import MigrationError
@@ -79,7 +79,9 @@ class Rollback:
             keys = [(flight, read_live_foreign_keys(connection, flight.relation)) for flight in ending]
             tables = _untie(ending, views, migration, source)
             tables += [step for flight, found in keys for step in plan_unlinking(flight, found, source)]
-            tables += [plan_table_rollback(flight, views[flight.id], source) for flight in ending]
+            with qualified_names(connection):
+                published = {flight.id: read_publications(connection, flight.relation) for flight in ending}
+            tables += [plan_table_rollback(f, views[f.id], published[f.id], source) for f in ending]
             tables += [step for flight in ending for step in plan_index_rollback(flight, source)]
             buried = publisher.bury(
                 migration.revision, migration.schemas, migration.from_revision, handled, migration.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+from alembic_zero import reporting
 from alembic_zero.completing import is_forward_only
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Extras, Planner, digest_items
@@ -338,9 +339,11 @@ class Road:
         number = workplace.journal.reserve_number(workplace.connection)
         planner = Planner(
             workplace.sessions, workplace.journal, self._state, executor.server, executor.rules,
-            workplace.default_schema, options,
+            workplace.default_schema, options, workplace.settings.preflight,
         )  # fmt: skip
         expansion = planner.plan(items, self._target, number)
+        for line in reporting.finding_lines(expansion.findings, notes=False):
+            workplace.report(line)
         schemas = workplace.schemas(self._state, expansion.schemas)
         workplace.publisher(()).check(self._target, schemas)
         migration = Migration(

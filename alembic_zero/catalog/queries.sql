@@ -179,7 +179,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
        c.relrowsecurity AS row_security, c.relforcerowsecurity AS force_row_security,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS is_child,
-       c.relreplident AS replica_identity,
+       c.relreplident AS replica_identity, current_user AS role,
        obj_description(c.oid, 'pg_class') AS comment
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -225,30 +225,39 @@ SELECT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee, 
  ORDER BY 1 NULLS FIRST
 
 -- name: dependents
--- Objects of users that read a column and would block its removal: views, policies, functions.
-SELECT a.attname AS column, CASE WHEN r.ev_class IS NULL THEN pg_describe_object(d.classid, d.objid, 0)
+-- Whatever reads a column of a table, or (column NULL) the table or its row type, and would prevent its removal. Not what
+-- goes or moves with the table: its defaults, indexes, constraints, statistics, sequences, and keys that reference it.
+-- Nor publications: see "publications". Nor anything of ours.
+SELECT DISTINCT a.attname AS column,
+       CASE WHEN r.ev_class IS NULL OR r.ev_class = :oid THEN pg_describe_object(d.classid, d.objid, 0)
             ELSE pg_describe_object('pg_class'::regclass, r.ev_class, 0) END AS object
   FROM pg_depend d
-  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  JOIN pg_class c ON c.oid = :oid
+  LEFT JOIN pg_type t ON t.oid = c.reltype
+  LEFT JOIN pg_attribute a ON d.refobjsubid > 0 AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
   LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
   LEFT JOIN pg_class v ON v.oid = r.ev_class
   LEFT JOIN pg_namespace vn ON vn.oid = v.relnamespace
- WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid
-   AND d.classid IN ('pg_rewrite'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass,
-                     'pg_publication_rel'::regclass, 'pg_trigger'::regclass)
+ WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND (d.refobjsubid > 0 OR d.deptype = 'n')
+        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (t.oid, t.typarray) AND d.deptype = 'n')
+   AND d.classid NOT IN ('pg_attrdef'::regclass, 'pg_statistic_ext'::regclass, 'pg_publication_rel'::regclass)
+   AND NOT (d.classid = 'pg_class'::regclass AND EXISTS (
+            SELECT FROM pg_class o LEFT JOIN pg_index i ON i.indexrelid = o.oid
+             WHERE o.oid = d.objid AND (o.relkind = 'S' OR o.oid = c.oid OR i.indrelid = c.oid)))
+   AND NOT EXISTS (SELECT FROM pg_constraint con
+                    WHERE d.classid = 'pg_constraint'::regclass AND con.oid = d.objid AND c.oid IN (con.conrelid, con.confrelid))
    AND NOT EXISTS (
-       SELECT FROM pg_trigger t
-         JOIN pg_proc p ON p.oid = t.tgfoid
-        WHERE d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
-          AND (t.tgisinternal OR p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero')))
+       SELECT FROM pg_trigger g
+         JOIN pg_proc p ON p.oid = g.tgfoid
+        WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+          AND (g.tgisinternal OR p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero')))
    AND NOT EXISTS (
        SELECT FROM pg_proc p
         WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid
           AND p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero'))
-   AND COALESCE(r.ev_class, 0) <> :oid
    AND (vn.nspname IS NULL OR vn.nspname <> 'alembic_zero'
         AND COALESCE(obj_description(vn.oid, 'pg_namespace'), '') NOT LIKE 'alembic_zero:%')
- ORDER BY 1, 2
+ ORDER BY 1 NULLS LAST, 2
 
 -- name: lookups
 -- Columns of a table that our functions read.
@@ -268,14 +277,6 @@ SELECT p.oid::regprocedure::text AS function
  WHERE p.prorettype = c.reltype
    AND (p.prolang = (SELECT l.oid FROM pg_language l WHERE l.lanname = 'sql')
         OR p.proretset AND p.prosrc ~* 'return\s+query' AND p.prosrc !~* 'select\s+(\w+\.)?\*')
- ORDER BY 1
-
--- name: publications
--- Publications that carry the table without a column list.
-SELECT p.pubname AS name
-  FROM pg_publication p
- WHERE p.puballtables OR EXISTS (
-       SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = :oid)
  ORDER BY 1
 
 -- name: server

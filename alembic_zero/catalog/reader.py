@@ -24,6 +24,7 @@ from alembic_zero.catalog.snapshot import (
     TableSpec,
     Trigger,
 )
+from alembic_zero.catalog.surroundings import Publication
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,9 +34,13 @@ if TYPE_CHECKING:
 _PARAMETER_GRANTS_SINCE = 15
 
 
+_COLUMN_LISTS_SINCE = 15
+
+
 @cache
 def _queries() -> dict[str, str]:
-    source = resources.files("alembic_zero.catalog").joinpath("queries.sql").read_text("utf-8")
+    folder = resources.files("alembic_zero.catalog")
+    source = "\n".join(folder.joinpath(f"{name}.sql").read_text("utf-8") for name in ("queries", "preflight"))
     blocks = re.split(r"^-- name: (\w+)\n", source, flags=re.MULTILINE)[1:]
     # text() would take a cast or a regular expression's colon for a bind parameter.
     return {
@@ -224,6 +229,22 @@ def _statistics(row: Mapping[str, Any]) -> Statistics:
     )
 
 
+def read_publications(connection: Connection, oid: int) -> tuple[Publication, ...]:
+    """Return the publications that carry a table; names in their filters are as the search_path lets them."""
+    version = connection.execute(text("SELECT current_setting('server_version_num')::int / 10000")).scalar_one()
+    rows = read_rows(connection, "publications" if version >= _COLUMN_LISTS_SINCE else "publications_14", oid=oid)
+    return tuple(
+        Publication(
+            **{
+                **row,
+                "columns": None if row["columns"] is None else tuple(row["columns"]),
+                "condition_columns": tuple(row["condition_columns"]),
+            }
+        )
+        for row in rows
+    )
+
+
 def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
     """Return what is true of the physical table: owner, size, triggers, grants, dependents.
 
@@ -253,7 +274,7 @@ def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
             column_grants=tuple(Grant(**row) for row in read_rows(connection, "column_grants", oid=oid)),
             dependents=tuple((row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)),
             row_type_functions=tuple(row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)),
-            publications=tuple(row["name"] for row in read_rows(connection, "publications", oid=oid)),
+            publications=read_publications(connection, oid),
             physical_names=tuple(row["name"] for row in read_rows(connection, "columns", oid=oid)),
             constraint_names=tuple(row["name"] for row in read_rows(connection, "constraint_names", oid=oid)),
             object_dependents=tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from alembic_zero.catalog.surroundings import Publication
 from alembic_zero.plain import PlainData
 
 
@@ -169,7 +170,10 @@ class Grant(PlainData):
 
 @dataclass(frozen=True)
 class TableFacts(PlainData):
-    """What the server says about the physical table itself."""
+    """What the server says about the physical table itself.
+
+    *role* is the migrating one.
+    """
 
     oid: int
     schema: str
@@ -186,12 +190,13 @@ class TableFacts(PlainData):
     triggers: tuple[Trigger, ...] = ()
     grants: tuple[Grant, ...] = ()
     column_grants: tuple[Grant, ...] = ()
-    dependents: tuple[tuple[str, str], ...] = ()
+    dependents: tuple[tuple[str | None, str], ...] = ()
     row_type_functions: tuple[str, ...] = ()
-    publications: tuple[str, ...] = ()
+    publications: tuple[Publication, ...] = ()
     physical_names: tuple[str, ...] = field(default=())
     constraint_names: tuple[str, ...] = ()
     object_dependents: tuple[tuple[str, str], ...] = ()
+    role: str = ""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from alembic_zero.plan.expand import (
     plan_validation,
     table_lock,
 )
+from alembic_zero.plan.findings import HOLD, Finding, PreflightOptions, check_findings
 from alembic_zero.plan.items import Item, Ordinary
 from alembic_zero.plan.links import groups, sources_first
 from alembic_zero.plan.outline import outline
@@ -52,6 +53,7 @@ from alembic_zero.plan.policy import (
     check_table,
     check_triggers,
 )
+from alembic_zero.plan.publishing import find_published_all, find_unheld, find_without_identity, held_publications
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
@@ -94,6 +96,7 @@ class Expansion:
     last_generation: int
     schemas: tuple[str, ...]
     outline: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
@@ -131,6 +134,7 @@ class Planner:
     rules: LockRules
     default_schema: str
     options: dict[str, Any]
+    preflight: PreflightOptions
     _trials: dict[int, LinkedTrial] = field(default_factory=dict)
     _followers: dict[int, Draft] = field(default_factory=dict)
     _positions: dict[int, list[int]] = field(default_factory=dict)
@@ -138,6 +142,7 @@ class Planner:
     _position: int = 0
     _released: bool = False
     _created: set[tuple[str, str]] = field(default_factory=set)
+    _findings: list[Finding] = field(default_factory=list)
     _enums: EnumTrials = field(init=False)
 
     def plan(self, items: Sequence[Item], revision: str, migration: int) -> Expansion:
@@ -160,6 +165,8 @@ class Planner:
             self._enums.apply(items, partial(self._resolve_last, connection, items))
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
+            self._findings += self._survey(connection, flights)
+        check_findings(self._findings, revision)
         self._check_rows(flights)
         types = plan_types(self._enums.changes, revision, self._enums.holders)
         prelude = [text for item in items for text in definitions(item, self.default_schema)]
@@ -418,10 +425,10 @@ class Planner:
             flight = trial.finish(migration, revision, taken_relations=taken)
             check_columns(revision, flight, trial.draft.facts)
             check_triggers(revision, flight, trial.draft.facts)
-            flights[oid] = flight
+            flights[oid] = self._holding(flight, trial.draft)
         for oid, draft in self._followers.items():
             # Its columns are as they were, so physical names are of no account.
-            flights[oid] = draft.finish(migration, revision, draft.spec, set())
+            flights[oid] = self._holding(draft.finish(migration, revision, draft.spec, set()), draft)
         check_reads(revision, list(self._drafts.values()), self.state.flights)
         for draft in self._drafts.values():
             lookups = [(r["column"], r["function"]) for r in self._lookups(connection, draft.flight)]
@@ -442,6 +449,22 @@ class Planner:
     @staticmethod
     def _lookups(connection: Connection, flight: Flight) -> Sequence[Mapping[str, Any]]:
         return [] if flight.created else read_rows(connection, "lookups", oid=flight.relation)
+
+    def _holding(self, flight: Flight, draft: Draft) -> Flight:
+        """Return the flight with the publications that are to show its subscribers the oldest live shape only."""
+        if self.preflight.publications != HOLD:
+            return flight
+        return replace(flight, held=held_publications(flight, draft.facts, self.server.version))
+
+    def _survey(self, connection: Connection, flights: dict[int, Flight]) -> Iterator[Finding]:
+        """Yield what the catalog says against the plan."""
+        setting = self.preflight.publications
+        everything = [row["name"] for row in read_rows(connection, "publications_of_all")]
+        yield from find_published_all(everything, setting)
+        for oid, flight in flights.items():
+            facts = self._drafts[oid].facts
+            yield from find_unheld(flight, facts, self.server.version, setting)
+            yield from find_without_identity(flight, facts)
 
     def _check_rows(self, flights: dict[int, Flight]) -> None:
         """Refuse rows that could not follow, while nothing has changed yet."""
@@ -552,6 +575,7 @@ class Planner:
             self._next_generation - 1,
             tuple(sorted(schemas)),
             outline(items, steps, self._positions),
+            tuple(self._findings),
         )
 
     def _row_steps(self, flights: dict[int, Flight], facts: dict[int, TableFacts]) -> list[Step]:

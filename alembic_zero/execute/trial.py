@@ -27,6 +27,7 @@ from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
 from alembic_zero.plan.draft import ReadColumn, new_draft
+from alembic_zero.plan.publishing import publications_reading
 from alembic_zero.sql import ddl
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.quoting import ident, literal
@@ -224,9 +225,10 @@ class TableTrial(ObjectTrial):
 
     def _check_droppable(self, name: str) -> None:
         physical = self.draft.cells[self.draft.shape[name]].physical
-        for column, thing in self.draft.facts.dependents:
-            if column == physical:
-                raise self._refuse(f"{thing} depends on column {name!r}; drop or change it first", "ZD207")
+        found = [thing for column, thing in self.draft.facts.dependents if column == physical]
+        found += publications_reading(physical, self.draft.flight, self.draft.facts)
+        if found:
+            raise self._refuse(f"{', '.join(found)} depends on column {name!r}; drop or change it first", "ZD207")
 
     def _check_not_computed_from(self, name: str) -> None:
         """Refuse to copy a column that a generated one reads: that would go on reading the column of before."""
@@ -370,8 +372,9 @@ class TableTrial(ObjectTrial):
 
     def _drop_table(self) -> None:
         facts = self.draft.facts
-        for column, thing in facts.dependents:
-            raise self._refuse(f"{thing} depends on its column {column!r}; drop or change it first", "ZD207")
+        if facts.dependents:
+            things = ", ".join(dict.fromkeys(thing for _, thing in facts.dependents))
+            raise self._refuse(f"{things} depends on the table; drop or change it first", "ZD207")
         self._run(f"DROP TABLE {self._table}")
         self.draft.dropped = True
 

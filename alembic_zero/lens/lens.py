@@ -183,7 +183,7 @@ class Flight(PlainData):
     *id* is the table's oid when it took off, and part of names ever after; *relation* its oid now,
     another one in a database that was restored from a dump. A *created* table is shown by no version
     below its first level. *project* is the name of the project, which tells its revisions from those
-    of others.
+    of others. *held* are publications that have a column list of ours while the table is in flight.
     """
 
     id: int
@@ -201,6 +201,7 @@ class Flight(PlainData):
     relation: int = 0
     created: bool = False
     project: str | None = None
+    held: tuple[str, ...] = ()
 
     def cell(self, cell_id: str) -> Cell:
         """Return the cell with this id."""

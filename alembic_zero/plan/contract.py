@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from alembic_zero.lens.objects import ObjectKind, lost_at, names_at, objects_until
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.plan.expand import drop_triggers, table_lock
+from alembic_zero.plan.publishing import release_statements
 from alembic_zero.plan.references import restored_deferral
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
@@ -207,6 +208,7 @@ class Swap:
 
     def _statements(self, after: Flight) -> list[str]:
         statements = [text for view in self.gone for text in bury_view(self.flight, view)]
+        statements += release_statements(self.flight, after, self.facts.publications, self.level)
         statements += self._drop_others() + self._flatten()
         if self.flight.has_marker:
             statements += drop_triggers(self.flight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA
+from alembic_zero.plan.publishing import hold_statements
 from alembic_zero.plan.references import is_enforced_later
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
@@ -50,7 +51,8 @@ def plan_columns(group: Sequence[tuple[Flight, TableFacts]], source: str) -> Ste
 def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str]:
     """Return the DDL of that step."""
     flights = {flight.id: flight for flight, _ in group}
-    statements = [text for flight, facts in group for text in _column_statements(flight, facts)]
+    statements = [text for flight, facts in group for text in hold_statements(flight, facts)]
+    statements += [text for flight, facts in group for text in _column_statements(flight, facts)]
     statements += [text for flight in flights.values() for text in _function_statements(flight)]
     for flight in flights.values():
         for link in flight.levels[-1].links:

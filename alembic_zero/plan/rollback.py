@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from alembic_zero.names import MARKER
 from alembic_zero.plan.contract import PublishedView, bury_view, drop_functions, drop_numbers, view_lock
 from alembic_zero.plan.expand import replace_trigger, table_lock
+from alembic_zero.plan.publishing import release_statements
 from alembic_zero.plan.step import Kind, LockMode, Step
 from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import ident
@@ -14,12 +15,16 @@ from alembic_zero.sql.quoting import ident
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alembic_zero.catalog.surroundings import Publication
     from alembic_zero.lens.lens import Flight
 
 
-def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: str) -> Step:
+def plan_table_rollback(
+    flight: Flight, views: Sequence[PublishedView], publications: Sequence[Publication], source: str
+) -> Step:
     """Return the step that removes the newest level of a table.
 
+    :param publications: those that carry the table: subscribers see all columns again once the last level is gone.
     :param views: views of the versions that end; a tombstone takes their place, as a client that
      is still pinned must not fall through to the base table.
     """
@@ -35,6 +40,8 @@ def plan_table_rollback(flight: Flight, views: Sequence[PublishedView], source: 
     statements += [ddl.drop_constraint(table, i.physical) for i in level.indexes if i.index.constraint == "x"]
     statements += _drop_columns(flight, after, table)
     statements += drop_functions(flight, flight.levels[-1:], after) + drop_numbers(flight, after)
+    if not after.levels:
+        statements += release_statements(flight, after, publications, 0)
     locks = [view_lock(flight, view) for view in views]
     return Step(
         f"roll back {flight.schema}.{flight.name}",
