@@ -14,6 +14,8 @@ from alembic_zero.execute.planner import Planner
 from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
+from alembic_zero.plan.findings import check_findings
+from alembic_zero.plan.publishing import find_published_all
 from alembic_zero.recording import Recorder
 from alembic_zero.sql.quoting import ident
 from alembic_zero.workplace import Workplace, translated_errors
@@ -48,6 +50,11 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
                 next_command="alembic stamp, for a database that has its tables already, or alembic upgrade",
             )
         schemas = workplace.schemas(state)
+        everything = [row["name"] for row in read_rows(workplace.connection, "publications_of_all")]
+        findings = tuple(find_published_all(everything, workplace.settings.preflight.publications))
+        check_findings(findings, current)
+        for line in reporting.finding_lines(findings, notes=False):
+            workplace.report(line)
         publisher = workplace.publisher(())
         publisher.check(current, schemas)
         with translated_errors("zd-init", "alembic zd-init"):

@@ -45,3 +45,11 @@ SELECT p.pubname AS name
   FROM pg_publication p
  WHERE p.puballtables
  ORDER BY 1
+
+-- name: subscriptions
+-- Subscriptions that write to a table, or to one of its partitions.
+SELECT DISTINCT s.subname AS name
+  FROM pg_subscription_rel r
+  JOIN pg_subscription s ON s.oid = r.srsubid
+ WHERE r.srrelid = :oid OR r.srrelid IN (SELECT t.relid FROM pg_partition_tree(:oid) t)
+ ORDER BY 1

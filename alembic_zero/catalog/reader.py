@@ -275,6 +275,7 @@ def read_facts(connection: Connection, schema: str, name: str) -> TableFacts:
             dependents=tuple((row["column"], row["object"]) for row in read_rows(connection, "dependents", oid=oid)),
             row_type_functions=tuple(row["function"] for row in read_rows(connection, "row_type_functions", oid=oid)),
             publications=read_publications(connection, oid),
+            subscriptions=tuple(row["name"] for row in read_rows(connection, "subscriptions", oid=oid)),
             physical_names=tuple(row["name"] for row in read_rows(connection, "columns", oid=oid)),
             constraint_names=tuple(row["name"] for row in read_rows(connection, "constraint_names", oid=oid)),
             object_dependents=tuple(

@@ -197,6 +197,7 @@ class TableFacts(PlainData):
     constraint_names: tuple[str, ...] = ()
     object_dependents: tuple[tuple[str, str], ...] = ()
     role: str = ""
+    subscriptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

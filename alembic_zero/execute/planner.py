@@ -53,7 +53,13 @@ from alembic_zero.plan.policy import (
     check_table,
     check_triggers,
 )
-from alembic_zero.plan.publishing import find_published_all, find_unheld, find_without_identity, held_publications
+from alembic_zero.plan.publishing import (
+    find_published_all,
+    find_subscriptions,
+    find_unheld,
+    find_without_identity,
+    held_publications,
+)
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
@@ -465,6 +471,7 @@ class Planner:
             facts = self._drafts[oid].facts
             yield from find_unheld(flight, facts, self.server.version, setting)
             yield from find_without_identity(flight, facts)
+            yield from find_subscriptions(flight, facts)
 
     def _check_rows(self, flights: dict[int, Flight]) -> None:
         """Refuse rows that could not follow, while nothing has changed yet."""

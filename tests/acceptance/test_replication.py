@@ -14,8 +14,9 @@ from tests.support.server import Server, requested_versions
 
 pytestmark = pytest.mark.one_server
 
-SETUP = """
-    CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer, kept boolean DEFAULT true);
+TABLE = "CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer, kept boolean DEFAULT true);"
+SETUP = f"""
+    {TABLE}
     INSERT INTO users SELECT n, 'Ann' || n || ' Lee', n FROM generate_series(1, 300) AS n;
 """
 NAMES = """
@@ -27,7 +28,7 @@ AGE = 'op.zd_alter_column("users", "age", type_=sa.Text(), up="age::text", down=
 ID = 'op.zd_alter_column("users", "id", type_=sa.BigInteger(), up="id::bigint", down="id::integer")'
 
 PUBLISHED = """
-    SELECT p.pubname, r.prrelid::regclass::text, r.prattrs::text, pg_get_expr(r.prqual, r.prrelid), p.pubinsert, p.pubupdate
+    SELECT p.pubname, r.prrelid::regclass::text, r.prattrs::text, pg_get_expr(r.prqual, r.prrelid)
       FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid ORDER BY 1, 2
 """
 
@@ -64,7 +65,7 @@ def _run(database, revision, *statements):
 def test_b14_publication_of_the_table__expand_flight_rollback__subscriber_never_stops(database, tmp_path):
     """The subscriber has the old columns only, and sees every write of both versions in them."""
     other = database.other()
-    other.execute(SETUP.split("INSERT")[0])
+    other.execute(TABLE)
     project = _project(database, tmp_path / "project", NAMES)
     database.execute("CREATE TABLE more (id integer PRIMARY KEY); CREATE PUBLICATION p FOR TABLE more, users")
     other.execute("CREATE TABLE more (id integer PRIMARY KEY)")
@@ -77,7 +78,12 @@ def test_b14_publication_of_the_table__expand_flight_rollback__subscriber_never_
         assert database.fetch(PUBLISHED) == before
         project.run_in_process("upgrade", "r2")
         subscription.same(query)
-        _run(database, "r1", "INSERT INTO users VALUES (1001, 'Old One', 1)", "UPDATE users SET name = 'B C' WHERE id = 1")
+        _run(
+            database,
+            "r1",
+            "INSERT INTO users VALUES (1001, 'Old One', 1)",
+            "UPDATE users SET name = 'B C' WHERE id = 1",
+        )
         _run(
             database,
             "r2",
@@ -101,7 +107,7 @@ def test_b14_publication_of_the_table__expand_flight_rollback__subscriber_never_
 def test_b14_publication_of_the_table__complete__subscriber_sees_what_plain_alembic_would_show(database, tmp_path):
     """After the contract every column is published again; a subscriber that has the new ones goes on."""
     other = database.other()
-    other.execute(SETUP.split("INSERT")[0])
+    other.execute(TABLE)
     project = _project(database, tmp_path / "project", NAMES)
     database.execute("CREATE PUBLICATION p FOR TABLE users WHERE (id > 10)")
     before = database.fetch(PUBLISHED)
@@ -132,7 +138,7 @@ def test_b14_publication_of_the_table__complete__subscriber_sees_what_plain_alem
 def test_b14_two_revisions_in_flight__key_changed__each_completed__subscriber_never_stops(database, tmp_path):
     """While a second revision is in flight the subscriber sees what the first has made, not more."""
     other = database.other()
-    other.execute(SETUP.split("INSERT")[0])
+    other.execute(TABLE)
     project = _project(database, tmp_path / "project", ID, AGE)
     database.execute("CREATE PUBLICATION p FOR TABLE users; CREATE PUBLICATION q FOR TABLE users")
     before = database.fetch(PUBLISHED)
@@ -148,9 +154,58 @@ def test_b14_two_revisions_in_flight__key_changed__each_completed__subscriber_ne
         _run(database, "r3", "UPDATE users SET age = '19', id = 7000 WHERE id = 5", "DELETE FROM users WHERE id = 6")
         _run(database, "r2", "INSERT INTO users VALUES (8000, 'X', 3)")
         subscription.same(query)
-        assert len(set(row[2] for row in database.fetch(PUBLISHED)) - {None}) == 1
+        assert len({row[2] for row in database.fetch(PUBLISHED)} - {None}) == 1
         project.run_in_process("zd-complete")
         assert database.fetch(PUBLISHED) == before
         _run(database, "r3", "UPDATE users SET age = '20' WHERE id = 7000", "DELETE FROM users WHERE id = 7")
         assert len(subscription.same(query)) == 298
     assert_nothing_left(database)
+
+
+def test_b14_publications_ignored__subscriber_has_the_columns__goes_on(database, tmp_path):
+    """Whoever has prepared the subscribers may say so; then they see everything, the marker too."""
+    other = database.other()
+    other.execute(TABLE + "ALTER TABLE users ADD first text, ADD last text, ADD _zd_v integer")
+    project = _project(database, tmp_path / "project", NAMES, extra={"zd_publications": "ignore"})
+    database.execute("CREATE PUBLICATION p FOR TABLE users")
+    before = database.fetch(PUBLISHED)
+    with subscribed(database, other, "p") as subscription:
+        said = project.run_in_process("upgrade", "r2").stderr
+        assert "warning ZD408" in said
+        assert '"first" text, "last" text, "_zd_v" integer' in said
+        _run(database, "r2", "UPDATE users SET first = 'Z' WHERE id = 1")
+        subscription.same("SELECT id, name, first, last, _zd_v FROM users ORDER BY id")
+        assert database.fetch(PUBLISHED) == before
+        other.execute("ALTER TABLE users ALTER name DROP NOT NULL")
+        project.run_in_process("zd-complete")
+        assert database.fetch(PUBLISHED) == before
+        database.execute("UPDATE users SET first = 'Y' WHERE id = 2")
+        subscription.same("SELECT id, first, last FROM users ORDER BY id")
+
+
+def test_b14_subscriber_migrates__applied_rows_are_kept_in_step(database, tmp_path):
+    """Apply workers write under session_replication_role = replica: our triggers are ENABLE ALWAYS."""
+    publisher = database.other()
+    publisher.execute(SETUP + "CREATE PUBLICATION p FOR TABLE users")
+    project = _project(database, tmp_path / "project", NAMES)
+    database.execute("TRUNCATE users")
+    with subscribed(publisher, database, "p") as subscription:
+        said = project.run_in_process("upgrade", "r2").stderr
+        assert "warning ZD409" in said
+        publisher.execute(
+            "INSERT INTO users VALUES (2001, 'Ap Plied', 1); UPDATE users SET name = 'Two Two' WHERE id = 2;"
+            "DELETE FROM users WHERE id = 3"
+        )
+        subscription.same("SELECT id, name, age, kept FROM users ORDER BY id")
+        with ExitStack() as stack:
+            client = stack.enter_context(Session(database, "r2"))
+            rows = client.fetch("SELECT first, last FROM users WHERE id IN (2, 3, 2001) ORDER BY id")
+        assert rows == [("Two", "Two"), ("Ap", "Plied")]
+        state = project.run_in_process("zd-status").stdout
+        assert "0 rows quarantined" in state
+        # What the publisher sends must fit the table: it stops sending "name" before the contract takes it.
+        publisher.execute("ALTER TABLE users ADD first text, ADD last text, DROP name")
+        project.run_in_process("zd-complete")
+        publisher.execute("INSERT INTO users (id, first, last) VALUES (2002, 'N', 'M')")
+        subscription.caught_up()
+    assert database.fetch(f"SELECT first, last FROM {version_schema('r2')}.users WHERE id = 2002") == [("N", "M")]

@@ -52,8 +52,7 @@ class Subscription:
     def errors(self) -> int:
         """Return how often applying or copying has failed."""
         rows = self.subscriber.fetch(
-            "SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats"
-            f" WHERE subname = '{self.name}'"
+            f"SELECT apply_error_count + sync_error_count FROM pg_stat_subscription_stats WHERE subname = '{self.name}'"
         )
         return int(rows[0][0]) if rows else 0
 
