@@ -12,7 +12,7 @@ CREATE_JOURNAL = (
     # Clients call the expressions' functions and go through inner views; tables in it stay closed.
     f"GRANT USAGE ON SCHEMA {ident(JOURNAL_SCHEMA)} TO PUBLIC",
     """CREATE TABLE alembic_zero.generation (
-  last integer NOT NULL
+  last integer PRIMARY KEY
 )""",
     "INSERT INTO alembic_zero.generation VALUES (0)",
     """CREATE TABLE alembic_zero.migration (
