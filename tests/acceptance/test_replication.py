@@ -10,7 +10,7 @@ from alembic_zero import version_schema
 from tests.support.harness import APP, Session, assert_nothing_left
 from tests.support.project import AlembicProject
 from tests.support.replication import CONFIGURATION, subscribed
-from tests.support.server import Server, requested_versions
+from tests.support.server import Server
 
 pytestmark = pytest.mark.one_server
 
@@ -33,7 +33,7 @@ PUBLISHED = """
 """
 
 
-@pytest.fixture(scope="module", params=requested_versions(), ids=lambda version: f"pg{version}")
+@pytest.fixture(scope="module")
 def server(request):
     """A server of its own: logical replication is a setting of the whole server."""
     running = Server(request.param, CONFIGURATION)
