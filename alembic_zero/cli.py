@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from alembic import util
@@ -38,6 +39,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], tuple[tuple[str, dict[str, Any]], ..
     (commands.zd_init, ()),
     (commands.zd_status, (_JSON,)),
     (commands.zd_plan, (_REVISION,)),
+    (commands.zd_verify, (_REVISION, _JSON)),
     (commands.zd_complete, (_REVISION, _FORCE)),
     (commands.zd_prune, ()),
     (commands.zd_schema, (_REVISION,)),
@@ -110,6 +112,10 @@ def _exit(config: Config, message: str, error: Exception) -> NoReturn:
 
     :raises SystemExit: always.
     """
+    if getattr(error, "printed", False):
+        # Standard output has the result, which a program may read.
+        sys.stderr.write(f"{message}\n")
+        raise SystemExit(1) from error
     try:
         util.err(message, **config.messaging_opts)
     except SystemExit:

@@ -83,6 +83,25 @@ def zd_plan(config: Config, revision: str | None = None) -> None:
     _run_env(config, zd_plan.__name__, act)
 
 
+@_named("zd-verify")
+def zd_verify(config: Config, revision: str | None = None, as_json: bool = False) -> None:
+    """Compare what old and new versions see of every row in flight. Changes nothing.
+
+    :param config: a :class:`alembic.config.Config`.
+    :param revision: look at what is in flight up to this one; up to the latest if None.
+    :param as_json: print JSON instead of text.
+    :raises VerificationError: rows were found; they have been printed.
+    :raises RefusedError: nothing was compared.
+    """
+
+    def act(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:
+        from alembic_zero import driver
+
+        driver.zd_verify(context, heads, script, revision=revision, as_json=as_json)
+
+    _run_env(config, zd_verify.__name__, act)
+
+
 @_named("zd-complete")
 def zd_complete(config: Config, revision: str | None = None, force: bool = False) -> None:
     """Complete what is in flight: contract the tables and retire the old version.

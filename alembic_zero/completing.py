@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import read_facts, read_live_foreign_keys, read_rows
 from alembic_zero.execute.planner import Extras
-from alembic_zero.execute.quarantine import describe_quarantined
 from alembic_zero.execute.sending import send
 from alembic_zero.lens.lens import Flight
-from alembic_zero.names import MARKER, internal_name
+from alembic_zero.names import internal_name
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.links import is_tied, plan_untie
 from alembic_zero.plan.references import plan_severing
 from alembic_zero.plan.step import Kind, Plan, Step
-from alembic_zero.sql.backfill import render_remaining, render_try_again
+from alembic_zero.sql.backfill import render_try_again
 from alembic_zero.sql.enums import rename_type
-from alembic_zero.sql.markers import quarantined_condition, todo_condition
-from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.verify import QUARANTINED
+from alembic_zero.verifying import describe, describe_counts, find_live, flights_until, verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alembic_zero.execute.executor import Executor
+    from alembic_zero.execute.findings import Verification
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.workplace import Workplace
 
 # A client that has just closed its connection is listed until its server process has ended.
 _LINGER_S = 2.0
+_LISTED = 5
 
 
 class Completion:
@@ -106,23 +107,7 @@ class Completion:
             )
         if unfinished is not None:
             return unfinished
-        live = [m for m in self._state.in_flight if m.state == "live"]
-        if self._revision is None or self._revision == "head":
-            return live[-1] if live else None
-        found = [m for m in live if m.revision == self._revision] or [
-            m for m in live if m.revision.startswith(self._revision)
-        ]
-        if len(found) == 1:
-            return found[0]
-        if any(m.revision == self._revision for m in self._state.published):
-            return None
-        raise RefusedError(
-            f"revision {self._revision!r} is not in flight (in flight: "
-            f"{', '.join(m.revision for m in live) or 'nothing'}); nothing was changed",
-            code="ZD258",
-            revision=self._revision,
-            next_command="alembic zd-status",
-        )
+        return find_live(self._state, self._revision)
 
     def _gone(self, target: Migration) -> list[Migration]:
         return [m for m in self._state.published if m.id < target.id]
@@ -161,19 +146,26 @@ class Completion:
         ]
 
     def _check_rows(self, executor: Executor, target: Migration) -> None:
-        for flight in self._flights(target):
-            part = flight.without_levels(flight.level_of(target.id))
-            marker = f"t.{ident(MARKER)}"
-            name = f"{flight.schema}.{flight.name}"
-            if not part.has_marker:
-                continue
-            self._try_again(executor, part)
-            for condition, what in (
-                (quarantined_condition(part, marker), "quarantined"),
-                (todo_condition(part, marker), "not synchronised"),
-            ):
-                if send(executor.bare, render_remaining(part, condition)).scalar_one():
-                    self._refuse_rows(executor, part, target, name, what)
+        found = self._verify(executor, target)
+        if any(kind == QUARANTINED for _, kind in found.counts):
+            for flight in flights_until(self._state, target):
+                self._try_again(executor, flight)
+            found = self._verify(executor, target)
+        if not found.total:
+            return
+        listed = "; ".join(describe(finding) for finding in found.findings[:_LISTED])
+        raise RefusedError(
+            f"revision {target.revision!r}: rows do not fit or do not agree with what older versions say: "
+            f"{describe_counts(found)} ({listed}); nothing was changed: correct them through either version or with "
+            "alembic zd-verify --repair, or use --force",
+            code="ZD261",
+            revision=target.revision,
+            table=found.findings[0].table,
+            next_command="alembic zd-verify",
+        )
+
+    def _verify(self, executor: Executor, target: Migration) -> Verification:
+        return verify(self._workplace, executor, self._state, target)
 
     @staticmethod
     def _try_again(executor: Executor, flight: Flight) -> None:
@@ -182,21 +174,6 @@ class Completion:
             with executor.work.begin():
                 executor.rules.set_timeout(executor.work)
                 send(executor.work, render_try_again(flight))
-
-    def _refuse_rows(self, executor: Executor, flight: Flight, target: Migration, name: str, what: str) -> None:
-        listed = ""
-        if what == "quarantined":
-            with executor.work.begin():
-                rows = describe_quarantined(executor.work, flight, limit=5)
-            listed = " (" + "; ".join(f"{row['key']}: {row['error']}" for row in rows) + ")"
-        raise RefusedError(
-            f"revision {target.revision!r}, table {name}: some rows are {what}{listed}; nothing was changed: "
-            "correct them through either version, or use --force",
-            code="ZD261",
-            revision=target.revision,
-            table=name,
-            next_command="alembic zd-status",
-        )
 
     # -- the plan -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from alembic_zero.plan.findings import check_findings
 from alembic_zero.plan.publishing import find_published_all
 from alembic_zero.recording import Recorder
 from alembic_zero.sql.quoting import ident
+from alembic_zero.verifying import run_verification
 from alembic_zero.workplace import Workplace, translated_errors
 
 if TYPE_CHECKING:
@@ -140,6 +141,20 @@ def _plan_only(workplace: Workplace, state: State, items: Sequence[Item], target
         workplace.default_schema, workplace.naming_options, workplace.settings.preflight,
     )  # fmt: skip
     return planner.plan(items, target, state.next_migration)
+
+
+def zd_verify(
+    context: MigrationContext,
+    heads: tuple[str, ...],  # noqa: ARG001 - every command's signature
+    script: ScriptDirectory,  # noqa: ARG001
+    *,
+    revision: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Compare rows in flight."""
+    workplace = Workplace(context)
+    with workplace.closing(), translated_errors("zd-verify", "alembic zd-verify"):
+        run_verification(workplace, revision, as_json=as_json)
 
 
 def zd_complete(

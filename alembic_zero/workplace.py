@@ -14,6 +14,7 @@ from alembic_zero.catalog.reader import read_server
 from alembic_zero.execute.executor import Executor, open_bare
 from alembic_zero.execute.journal import Journal, State
 from alembic_zero.execute.locks import LockRules
+from alembic_zero.execute.progress import Progress, write_line
 from alembic_zero.execute.publish import Publisher
 from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
@@ -79,10 +80,17 @@ class Workplace:
 
     def report(self, line: str) -> None:
         """Say something to whoever watches; standard output belongs to results."""
-        options = getattr(self.context.config, "cmd_opts", None)
-        if not getattr(options, "quiet", False):
-            sys.stderr.write(f"alembic_zero: {line}\n")
-            sys.stderr.flush()
+        if not self._quiet:
+            write_line(f"alembic_zero: {line}")
+
+    @property
+    def _quiet(self) -> bool:
+        return bool(getattr(getattr(self.context.config, "cmd_opts", None), "quiet", False))
+
+    @property
+    def progress(self) -> Progress:
+        """What shows the progress of long work."""
+        return Progress(self.report, self.keep_alive, bars=sys.stderr.isatty() and not self._quiet)
 
     # -- env.py's connection --------------------------------------------------------------
 
@@ -157,7 +165,9 @@ class Workplace:
         bare = open_bare(self.sessions)
         server = read_server(bare)
         rules = self.rules(bare, server.deadlock_timeout_ms)
-        return Executor(self.sessions, self.journal, server, rules, work, bare, self.report, self.keep_alive)
+        return Executor(
+            self.sessions, self.journal, server, rules, work, bare, self.report, self.keep_alive, self.progress
+        )
 
     def close(self) -> None:
         """Close our connections; the command lock goes with them."""

@@ -512,3 +512,24 @@ SELECT n.nspname AS schema, c.relname AS table, c.oid::bigint AS oid, a.attname 
  WHERE :oid IN (t.oid, t.typelem) AND NOT a.attisdropped AND c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND n.nspname <> 'alembic_zero' AND n.nspname !~ '^_zd_trial'
  ORDER BY 1, 2, a.attnum
+
+-- name: unsteady_functions
+-- Our functions of users' expressions whose result may be another one the next time: what they call is volatile,
+-- asks for the time or the session, or they read a table.
+SELECT p.proname AS name,
+       EXISTS (SELECT FROM pg_depend d
+                WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass) AS reads
+  FROM pg_proc p
+ WHERE p.pronamespace = 'alembic_zero'::regnamespace AND p.prosqlbody IS NOT NULL
+   AND (p.prosqlbody::text ~ '\{(SQLVALUEFUNCTION|NEXTVALUEEXPR)'
+        OR EXISTS (SELECT FROM pg_depend d
+                    WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass)
+        OR EXISTS (
+           SELECT FROM regexp_matches(p.prosqlbody::text, ':(?:opfuncid|funcid) (\d+)', 'g') AS m(ids)
+             JOIN pg_proc f ON f.oid = m.ids[1]::oid
+            WHERE f.provolatile = 'v'
+               OR f.pronamespace = 'pg_catalog'::regnamespace
+                  AND f.proname IN ('now', 'transaction_timestamp', 'statement_timestamp', 'current_setting',
+                                    'current_schema', 'current_schemas', 'txid_current_if_assigned',
+                                    'pg_current_xact_id_if_assigned', 'inet_client_addr', 'inet_client_port')))
+ ORDER BY 1

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from alembic_zero.catalog.snapshot import Server
     from alembic_zero.execute.locks import LockRules
+    from alembic_zero.execute.progress import Progress
     from alembic_zero.lens.lens import Flight
     from alembic_zero.sql.links import LinkSql
 
@@ -124,6 +125,7 @@ class Backfill:
     rules: LockRules
     report: Callable[[str], None]
     keep_alive: Callable[[], None]
+    progress: Progress
     _found_in: Sequence[int] = field(default=(), init=False)
 
     def run(self, flight: Flight, joins: Sequence[LinkSql] = ()) -> None:
@@ -248,22 +250,19 @@ class Backfill:
         block = cursor.start()
         size, vacuumed = _FIRST_RANGE_BLOCKS, block
         name = (leaf["schema"], leaf["name"])
-        said = time.monotonic()
-        # One past the end: a relation that grows meanwhile grows by synchronised rows.
-        while block <= leaf["blocks"]:
-            started = time.monotonic()
-            end = block + size
-            rows = self._run_range(flight, name, block, end)
-            block = end
-            cursor.note(block, rows)
-            size = next_range_blocks(size, time.monotonic() - started)
-            if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
-                send(self.bare, render_vacuum(name))
-                vacuumed = block
-            if time.monotonic() - said > 2:
-                said = time.monotonic()
-                self.report(f"backfill of {'.'.join(name)}: block {min(block, leaf['blocks'])} of {leaf['blocks']}")
-                self.keep_alive()
+        with self.progress.follow(f"backfill of {'.'.join(name)}", leaf["blocks"], block) as course:
+            # One past the end: a relation that grows meanwhile grows by synchronised rows.
+            while block <= leaf["blocks"]:
+                started = time.monotonic()
+                end = block + size
+                rows = self._run_range(flight, name, block, end)
+                block = end
+                cursor.note(block, rows)
+                size = next_range_blocks(size, time.monotonic() - started)
+                if block - vacuumed >= _VACUUM_BLOCKS and block <= leaf["blocks"]:
+                    send(self.bare, render_vacuum(name))
+                    vacuumed = block
+                course.reach(block)
 
     def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int, *, rest: bool = False) -> int:
         """Derive the rows of a range; one by one where that fails.

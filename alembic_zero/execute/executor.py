@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alembic_zero.catalog.snapshot import Server
     from alembic_zero.execute.journal import Journal, Migration
     from alembic_zero.execute.locks import LockRules
+    from alembic_zero.execute.progress import Progress
     from alembic_zero.execute.session import Sessions
     from alembic_zero.lens.lens import Flight
     from alembic_zero.lens.link import Link
@@ -49,6 +50,7 @@ class Executor:
     bare: Connection
     report: Callable[[str], None]
     keep_alive: Callable[[], None]
+    progress: Progress
 
     def run(self, migration: Migration, plan: Plan, next_command: str) -> None:
         """Run what is left of a plan.
@@ -109,12 +111,12 @@ class Executor:
         joins = [
             LinkSql(link, f, flights[link.target.flight]) for f in flights.values() for link in _newest(f, migration)
         ]
-        backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive)
+        backfill = Backfill(self.work, self.bare, self.server, self.rules, self.report, self.keep_alive, self.progress)
         if step.kind == Kind.BACKFILL:
             backfill.run(flight, [sql for sql in joins if sql.target is flight and sql.fills_column])
         elif step.kind == Kind.FILL:
             (sql,) = (sql for sql in joins if sql.link.name == step.link)
-            Fill(self.work, self.bare, self.rules, self.report, self.keep_alive).run(sql)
+            Fill(self.work, self.bare, self.rules, self.progress).run(sql)
         else:
             backfill.fulfil(flight, migration.revision)
 

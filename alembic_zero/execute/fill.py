@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from alembic_zero.execute.locks import LockRules
+    from alembic_zero.execute.progress import Progress
     from alembic_zero.lens.lens import Flight
     from alembic_zero.sql.links import LinkSql
 
@@ -43,8 +44,7 @@ class Fill:
     work: Connection
     bare: Connection
     rules: LockRules
-    report: Callable[[str], None]
-    keep_alive: Callable[[], None]
+    progress: Progress
 
     def run(self, sql: LinkSql) -> None:
         """Copy every range once, then mend what concurrent changes made of it."""
@@ -59,17 +59,15 @@ class Fill:
                 return
 
     def _copy(self, sql: LinkSql, cursor: BlockCursor) -> None:
-        block, size, said = cursor.start(), _FIRST_RANGE_BLOCKS, time.monotonic()
-        while block <= cursor.end:
-            started = time.monotonic()
-            rows = self._range(sql, block, block + size)
-            block += size
-            cursor.note(block, rows)
-            size = next_range_blocks(size, time.monotonic() - started, _TARGET_S)
-            if time.monotonic() - said > 2:
-                said = time.monotonic()
-                self.report(f"filling {_label(sql.target)}: block {min(block, cursor.end)} of {cursor.end}")
-                self.keep_alive()
+        block, size = cursor.start(), _FIRST_RANGE_BLOCKS
+        with self.progress.follow(f"filling {_label(sql.target)}", cursor.end, block) as course:
+            while block <= cursor.end:
+                started = time.monotonic()
+                rows = self._range(sql, block, block + size)
+                block += size
+                cursor.note(block, rows)
+                size = next_range_blocks(size, time.monotonic() - started, _TARGET_S)
+                course.reach(block)
 
     def _range(self, sql: LinkSql, first: int, end: int) -> int:
         """Make the rows of a range; what triggers, or a run before, have made already is left as it is."""

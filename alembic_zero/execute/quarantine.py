@@ -30,26 +30,46 @@ def count_quarantined(connection: Connection, flight: Flight) -> int:
     return int(send(connection, f"SELECT count(*) FROM {table} AS t WHERE {condition}").scalar_one())
 
 
+def read_key(connection: Connection, flight: Flight) -> tuple[str, str]:
+    """Return what tells the rows of a table from each other: in words, and as SQL over ``t``."""
+    keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.relation)]
+    shown = [f"t.{ident(key)}::text" for key in keys]
+    if not keys:
+        keys, shown = ["ctid"], ["t.ctid::text"]
+        if [leaf["oid"] for leaf in read_rows(connection, "leaves", oid=flight.relation)] != [flight.relation]:
+            # Of a partitioned table, a row's place alone says nothing.
+            keys, shown = ["partition", *keys], ["t.tableoid::regclass", *shown]
+    return f"({', '.join(keys)})", f"ROW({', '.join(shown)})::text"
+
+
 def describe_quarantined(connection: Connection, flight: Flight, limit: int) -> list[dict[str, Any]]:
     """Return key and error of some quarantined rows.
 
     :param connection: in a transaction; every attempt runs behind a savepoint.
     """
-    keys = [row["name"] for row in read_rows(connection, "key_columns", oid=flight.relation)]
-    shown = ", ".join(f"t.{ident(key)}::text" for key in keys) or "t.ctid::text"
+    name, shown = read_key(connection, flight)
     condition = quarantined_condition(flight, f"t.{ident(MARKER)}")
     rows = send(
         connection,
-        f"SELECT t.ctid::text, ROW({shown})::text FROM {ident(flight.schema, flight.name)} AS t "
-        f"WHERE {condition} ORDER BY t.ctid LIMIT {limit}",
+        f"SELECT n.nspname, c.relname, t.ctid::text, {shown} FROM {ident(flight.schema, flight.name)} AS t "
+        "JOIN pg_catalog.pg_class AS c ON c.oid = t.tableoid "
+        "JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+        f"WHERE {condition} ORDER BY t.tableoid, t.ctid LIMIT {limit}",
     ).all()
-    name = f"({', '.join(keys) or 'ctid'})"
-    return [{"key": f"{name}={row[1]}", "error": _explain(connection, flight, row[0])} for row in rows]
+    return [
+        {"key": f"{name}={key}", "error": explain_row(connection, flight, (schema, table), tid)}
+        for schema, table, tid, key in rows
+    ]
 
 
-def _explain(connection: Connection, flight: Flight, tid: str) -> str:
+def explain_row(connection: Connection, flight: Flight, leaf: tuple[str, str], tid: str) -> str:
+    """Return why a row cannot be derived.
+
+    :param connection: in a transaction; every attempt runs behind a savepoint.
+    :param leaf: the table that holds the row, by schema and name.
+    """
     for level in flight.levels:
-        for statement, failure in _attempts(flight, level, tid):
+        for statement, failure in _attempts(flight, level, leaf, tid):
             savepoint = connection.begin_nested()
             try:
                 value = send(connection, statement).scalar()
@@ -63,7 +83,7 @@ def _explain(connection: Connection, flight: Flight, tid: str) -> str:
     return "the row fits by now: any update of it ends the quarantine"
 
 
-def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
+def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str) -> list[tuple[str, str]]:
     def call(function: str, arguments: Sequence[str]) -> str:
         return render_call(JOURNAL_SCHEMA, function, arguments)
 
@@ -76,7 +96,7 @@ def _attempts(flight: Flight, level: Level, tid: str) -> list[tuple[str, str]]:
     composer = Composer(flight, level.ups, call, read)
     for edge in level.ups:
         values[edge.target] = composer.apply(edge)
-    source = f"FROM {ident(flight.schema, flight.name)} AS t WHERE t.ctid = {literal(tid)}::tid"
+    source = f"FROM ONLY {ident(*leaf)} AS t WHERE t.ctid = {literal(tid)}::tid"
     attempts = [(f"SELECT ({value}) IS NULL {source}", "") for value in values.values()]
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]

@@ -19,3 +19,9 @@ class RefusedError(MigrationError):
 
 class LockTimeoutError(MigrationError):
     """No lock could be had within the budget; the step changed nothing."""
+
+
+class VerificationError(MigrationError):
+    """Rows were found; they are listed on standard output already."""
+
+    printed = True

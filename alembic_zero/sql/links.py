@@ -549,6 +549,33 @@ class LinkSql:
             f"     AND NOT {self._differs()}) LIMIT {limit}"
         )
 
+    # -- comparing --------------------------------------------------------------------------
+
+    def made(self, row: str) -> str:
+        """Return the query of what the source row of the FROM item *row* makes; the first counts if several do.
+
+        Its columns are for :meth:`matches` and :meth:`agrees`; of shared rows, ``tid`` is the one that counts.
+        """
+        if not self.link.shared:
+            return self._mapped(row, self.link.columns)
+        keys = f"({self._mapped(row, self._key_columns())}) AS o"
+        return f"SELECT f.* FROM {keys} CROSS JOIN LATERAL ({self._first('o')}) AS f"
+
+    def matches(self, made: str) -> str:
+        """Return the condition by which the target's row is found."""
+        return self._keys_match(made)
+
+    def agrees(self, column: int, made: str) -> str:
+        """Return SQL that is true if a column of the target's row is what has been made."""
+        mapped = self.link.columns[column]
+        stored = f"{_TARGET}.{self._physical(mapped.cell)}"
+        return f"pg_catalog.record_image_eq(ROW({self.made_value(column, made)}), ROW({stored}))"
+
+    def made_value(self, column: int, made: str) -> str:
+        """Return what has been made of a column."""
+        mapped = self.link.columns[column]
+        return f"CAST({made}.{self._value_name(mapped)} AS {mapped.type})"
+
     def remove(self, tids: Sequence[str]) -> str:
         """Return the statement that removes rows, without a trace on the other side."""
         listed = ", ".join(f"{literal(tid)}::tid" for tid in tids)

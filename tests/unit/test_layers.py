@@ -34,6 +34,7 @@ RANKS = {
     "reporting": 7,
     "returning": 7,
     "road": 7,
+    "verifying": 7,
     "workplace": 7,
     "configuration": 7,
     "commands": 7,

@@ -1,0 +1,199 @@
+"""Compare rows of tables that follow from each other, and say where they do not."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from alembic_zero.execute.backfill import is_about_data
+from alembic_zero.execute.findings import INCONSISTENT, MISSING, Difference, Finding, Unchecked
+from alembic_zero.execute.sending import describe_error, send
+from alembic_zero.lens.comparing import Tied
+from alembic_zero.sql.links import LinkSql
+from alembic_zero.sql.verify_links import Linked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alembic_zero.execute.findings import Verification
+    from alembic_zero.execute.verify import Verifier
+    from alembic_zero.lens.comparing import Arrow, Demand
+    from alembic_zero.lens.lens import Flight
+    from alembic_zero.lens.link import Link
+
+# Who gives way to another session's row has his write carried by that one, when its client commits.
+_SECOND_LOOK_S = 0.3
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A row that does not agree with what follows from it, or from which it follows.
+
+    :param other: the ctid of the row at the other end, if there is one.
+    :param failed: which demands of the link it fails; none if not even that can be computed.
+    :param held: whether a transaction that has not ended holds one of the two.
+    """
+
+    tid: str
+    other: str | None
+    failed: tuple[int, ...] = ()
+    held: bool = False
+    error: str | None = None
+
+
+def tied_tables(flights: Sequence[Flight]) -> Iterator[Tied]:
+    """Yield, for each migration that has links, the tables that they tie together."""
+    migrations = dict.fromkeys(n.migration for f in flights for n in f.levels if n.linked)
+    for migration in migrations:
+        levels = {
+            f.id: number
+            for f in flights
+            for number, n in enumerate(f.levels, 1)
+            if n.migration == migration and n.linked
+        }
+        yield Tied({f.id: f for f in flights if f.id in levels}, levels)
+
+
+def linked_queries(tied: Tied, blind: Sequence[str]) -> tuple[list[Linked], list[Arrow]]:
+    """Return the queries along each link, and the arrows to which nothing can be held."""
+    demands = tied.demands(blind)
+    held = [d for d in demands if d.excuses is not None]
+    queries = []
+    for link in tied.links:
+        flights = {n: tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight)}
+        sql = LinkSql(link, flights[link.source.flight], flights[link.target.flight])
+        chosen = tuple(d for d in held if _belongs(d.arrow, link, tied))
+        if chosen:
+            queries.append(Linked(sql, tied.flights, tied.numbers, chosen))
+    left = [d.arrow for d in demands if d.excuses is None and _is_across(d.arrow, tied)]
+    return queries, left
+
+
+def _is_across(arrow: Arrow, tied: Tied) -> bool:
+    return arrow.edge is None or any(link.lookup in arrow.functions for link in tied.links)
+
+
+def _belongs(arrow: Arrow, link: Link, tied: Tied) -> bool:
+    """Return whether a demand is looked at along a link: each is along one."""
+    if link.cell:
+        # What older versions see of it, the link in the other direction looks at, too.
+        return link.upward and arrow.flight == link.target.flight and link.lookup in arrow.functions
+    back = [one for one in tied.links if one.cell and one.target.flight == link.source.flight
+            and one.source.flight == link.target.flight]  # fmt: skip
+    looked_up = arrow.flight == link.source.flight and any(one.lookup in arrow.functions for one in back)
+    return arrow.link == link.name or looked_up
+
+
+@dataclass
+class LinkVerifier:
+    """Compares rows along links, for a :class:`Verifier`."""
+
+    verifier: Verifier
+
+    def run(self, flights: Sequence[Flight], found: Verification, blind: Sequence[str]) -> None:
+        """Compare the rows of all tables that links tie together."""
+        for tied in tied_tables(flights):
+            queries, left = linked_queries(tied, blind)
+            for arrow in left:
+                found.unchecked.append(_unchecked(tied, arrow))
+            for linked in queries:
+                self._compare(linked, found)
+
+    def _compare(self, linked: Linked, found: Verification) -> None:
+        name = f"{_label(linked.at)} against {_label(linked.other)}"
+        for _leaf, first, end in self.verifier.ranges(linked.at, name):
+            self._range(linked, first, end, found)
+
+    def _range(self, linked: Linked, first: int, end: int, found: Verification) -> None:
+        strays = self._look(linked, first, end)
+        deadline = time.monotonic() + self.verifier.rules.budget_s
+        while strays:
+            time.sleep(_SECOND_LOOK_S)
+            # In the snapshot of this look, nothing that was under way at the first one is left, but for what is held.
+            seen = [stray for one in strays for stray in self._look_again(linked, one)]
+            if not any(stray.held for stray in seen) or time.monotonic() > deadline:
+                self._list(linked, seen, found)
+                return
+            strays = seen
+
+    def _look(self, linked: Linked, first: int, end: int) -> list[Stray]:
+        def look() -> list[Stray]:
+            return [_stray(row) for row in send(self.verifier.work, linked.suspects(first, end))]
+
+        try:
+            return self.verifier.read(linked.at, look)
+        except DBAPIError as error:
+            if not is_about_data(error):
+                raise
+        tids = self.verifier.read(
+            linked.at, lambda: [str(row[0]) for row in send(self.verifier.work, linked.tids(first, end))]
+        )
+        return [stray for tid in tids for stray in self._look_again(linked, Stray(tid, None))]
+
+    def _look_again(self, linked: Linked, stray: Stray) -> list[Stray]:
+        """Return the row again if it is still there and still does not agree."""
+
+        def look() -> list[Stray]:
+            return [_stray(row) for row in send(self.verifier.work, linked.suspect(stray.tid))]
+
+        try:
+            return self.verifier.read(linked.at, look)
+        except DBAPIError as error:
+            if not is_about_data(error):
+                raise
+            return [Stray(stray.tid, None, error=describe_error(error))]
+
+    # -- saying so ------------------------------------------------------------------------
+
+    def _list(self, linked: Linked, strays: Sequence[Stray], found: Verification) -> None:
+        for stray in strays:
+            place = (_label(linked.at), MISSING if self._is_missing(linked, stray) else INCONSISTENT)
+            found.counts[place] += 1
+            if found.counts[place] <= self.verifier.limit:
+                found.findings += self.verifier.read(linked.at, partial(self._describe, linked, stray))
+
+    @staticmethod
+    def _is_missing(linked: Linked, stray: Stray) -> bool:
+        return bool(linked.link.columns) and stray.other is None and stray.error is None
+
+    def _describe(self, linked: Linked, stray: Stray) -> list[Finding]:
+        label = _label(linked.at)
+        revision = linked.at.levels[linked.numbers[linked.at.id] - 1].revision
+        key = self.verifier.key_of(linked.at, (linked.at.schema, linked.at.name), stray.tid)
+        if self._is_missing(linked, stray):
+            error = f"the row of {_label(linked.other)} that follows from it is missing"
+            return [Finding(MISSING, label, key, revision, error=error)]
+        differences = tuple(self._difference(linked, stray, linked.demands[n]) for n in stray.failed)
+        return [Finding(INCONSISTENT, label, key, revision, differences, stray.error)]
+
+    def _difference(self, linked: Linked, stray: Stray, demand: Demand) -> Difference:
+        stored, derived = linked.values(demand.arrow)
+        values = []
+        for value in (stored, derived):
+            query = linked.of_pair if linked.link.columns else linked.of_row
+            values.append(self.verifier.text_of(query(stray.tid, f"({value})::text")))
+        (was, _), (should, error) = values
+        flight = linked.flights[demand.arrow.flight]
+        return self.verifier.difference(flight, demand.arrow, was, should, error)
+
+
+def _stray(row: Sequence[object]) -> Stray:
+    tid, other, failed, held = row
+    return Stray(str(tid), None if other is None else str(other), tuple(failed), bool(held))  # type: ignore[arg-type]
+
+
+def _label(flight: Flight) -> str:
+    return f"{flight.schema}.{flight.name}"
+
+
+def _unchecked(tied: Tied, arrow: Arrow) -> Unchecked:
+    flight = tied.flights[arrow.flight]
+    level = flight.levels[tied.numbers[arrow.flight] - 1]
+    names = {cell: name for n in range(len(flight.levels) + 1) for name, cell in flight.shape_at(n)}
+    side = "newer" if arrow.upward else "older"
+    reason = f"clients of the {side} version may write or delete it, and nothing follows from that"
+    return Unchecked(_label(flight), names.get(arrow.cell, "(its rows)"), level.revision, reason)

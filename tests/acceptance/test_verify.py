@@ -1,0 +1,187 @@
+"""zd-verify: every corrupted row is found and no other one, whatever clients do meanwhile."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.acceptance.test_commands import SPLIT, TO_INTEGER
+from tests.support.harness import AFTER, BEFORE, Case, Flight
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.server import Database
+
+pytestmark = pytest.mark.one_server
+
+
+def verify(flight: Flight, *arguments: str) -> dict[str, Any]:
+    """Run zd-verify and return what it says; its exit code must say the same."""
+    completed = flight.project.run_in_process("zd-verify", "--json", *arguments, check=False)
+    said = json.loads(completed.stdout)
+    assert completed.returncode == (0 if said["consistent"] else 1), completed.stderr
+    assert said["consistent"] or "ZD330" in completed.stderr
+    return said
+
+
+def corrupt(database: Database, table: str, *statements: str) -> None:
+    """Write past the triggers, as nobody should."""
+    off, on = (f"ALTER TABLE {table} {word} TRIGGER USER" for word in ("DISABLE", "ENABLE ALWAYS"))
+    names = database.fetch(
+        f"SELECT quote_ident(tgname) FROM pg_trigger WHERE tgrelid = '{table}'::regclass AND NOT tgisinternal"
+    )
+    on = "; ".join(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for (name,) in names)
+    database.execute("; ".join([off, *statements, on]))
+
+
+def found(said: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """Return table, kind and key of everything listed."""
+    return {(f["table"].partition(".")[2], f["kind"], f["key"].rpartition("=")[2]) for f in said["findings"]}
+
+
+def test_zd_verify__nothing_in_flight__consistent(database: Database, tmp_path: Path) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    assert verify(flight)["revision"] is None
+    assert "nothing is in flight" in flight.run("zd-verify").stdout
+
+
+def test_zd_verify__clients_of_both_versions__lossy_pairs_are_legal(database: Database, tmp_path: Path) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        clients["old"].connection.execute("INSERT INTO users (name) VALUES ('A B C'), (NULL), ('')")
+        clients["new"].connection.execute("INSERT INTO users (first, last) VALUES ('X Y', 'Z W'), (NULL, 'q')")
+        clients["new"].connection.execute("UPDATE users SET last = 'van  Dyk' WHERE id = 1")
+    assert verify(flight)["consistent"]
+
+
+def test_zd_verify__corrupted_rows__all_found_and_no_other(database: Database, tmp_path: Path) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO users (name) SELECT 'Ann Nr' || i FROM generate_series(3, 200) AS i")
+    corrupt(
+        database,
+        "users",
+        "UPDATE users SET first = 'Bob' WHERE id = 7",
+        "UPDATE users SET name = NULL WHERE id = 8",
+        "UPDATE users SET last = NULL, first = NULL WHERE id = 9",
+        "UPDATE users SET _zd_v = NULL WHERE id = 10",
+        "UPDATE users SET email = 'x' WHERE id = 11",
+    )
+    said = verify(flight)
+    assert found(said) == {
+        ("users", "inconsistent", "(7)"),
+        ("users", "inconsistent", "(8)"),
+        ("users", "inconsistent", "(9)"),
+        ("users", "not synchronised", "(10)"),
+    }
+    assert said["tables"] == [{"table": "public.users", "counts": {"inconsistent": 3, "not synchronised": 1}}]
+    (seven,) = (f for f in said["findings"] if f["key"] == "(id)=(7)")
+    assert {"column": "first", "revision": AFTER, "stored": "Bob", "derived": "Ann", "error": None} in seven["columns"]
+    shown = flight.project.run_in_process("zd-verify", check=False)
+    assert shown.returncode == 1
+    for word in ("(id)=(7): inconsistent (revision r2)", "'Bob'", "'Ann'", "3 inconsistent"):
+        assert word in shown.stdout
+
+
+def test_zd_verify__quarantined__listed_with_key_and_error(database: Database, tmp_path: Path) -> None:
+    flight = Flight(TO_INTEGER, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO t VALUES (7, 'seven')")
+    (finding,) = verify(flight)["findings"]
+    assert (finding["kind"], finding["key"]) == ("quarantined", "(id)=(7)")
+    assert "invalid input syntax for type integer" in finding["error"]
+
+
+# -- across tables ------------------------------------------------------------------------------------
+
+MEMBERS = Case(
+    "members",
+    setup="""
+        CREATE TABLE accounts (id integer PRIMARY KEY);
+        CREATE TABLE users (id integer PRIMARY KEY, account_id integer REFERENCES accounts, account_role text);
+        INSERT INTO accounts SELECT generate_series(1, 9);
+        INSERT INTO users SELECT i, 1 + i % 9, 'Role ' || i FROM generate_series(1, 60) AS i;
+    """,
+    upgrade="""
+        op.zd_create_table(
+            "account_users",
+            sa.Column("account_id", sa.Integer, sa.ForeignKey("accounts.id"), primary_key=True),
+            sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), primary_key=True),
+            sa.Column("role", sa.Text),
+            up=alembic_zero.from_table(
+                "users", {"account_id": "account_id", "user_id": "id", "role": "upper(account_role)"}
+            ),
+        )
+        for column, value in [("account_id", "account_id"), ("account_role", "lower(account_users.role)")]:
+            op.zd_drop_column("users", column, down=alembic_zero.from_table(
+                "account_users", value.replace("account_id", "account_users.account_id"),
+                where="users.id = account_users.user_id"))
+    """,
+    plain="pass",
+)
+MOVED = Case(
+    "moved",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text);
+        CREATE TABLE profiles (id integer PRIMARY KEY, user_id integer NOT NULL REFERENCES users);
+        CREATE INDEX ON profiles (user_id);
+        INSERT INTO users SELECT i, 'Ada' || i || '@x' FROM generate_series(1, 60) AS i;
+        INSERT INTO profiles SELECT i, i FROM generate_series(1, 50) AS i;
+    """,
+    upgrade="""
+        op.zd_add_column("profiles", sa.Column("email", sa.Text),
+            up=alembic_zero.from_table("users", "upper(users.email)", where="profiles.user_id = users.id"))
+        op.zd_drop_column("users", "email",
+            down=alembic_zero.from_table("profiles", "lower(profiles.email)", where="users.id = profiles.user_id"))
+    """,
+    plain="pass",
+)
+
+
+def test_zd_verify__rows_follow_across_tables__corrupted_ones_found(database: Database, tmp_path: Path) -> None:
+    flight = Flight(MEMBERS, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        clients["new"].connection.execute("UPDATE account_users SET role = 'Mixed' WHERE user_id = 30")
+        clients["new"].connection.execute("INSERT INTO account_users VALUES (9, 31, 'Second')")
+        clients["new"].connection.execute("DELETE FROM account_users WHERE user_id = 32")
+        clients["new"].connection.execute("INSERT INTO users VALUES (61)")
+        clients["old"].connection.execute("UPDATE users SET account_id = NULL WHERE id = 33")
+        clients["old"].connection.execute("UPDATE users SET account_role = 'oLd' WHERE id IN (30, 34)")
+        clients["old"].connection.execute("INSERT INTO users VALUES (62, NULL, 'x')")
+    assert verify(flight)["consistent"]
+    corrupt(database, "account_users", "UPDATE account_users SET role = 'wrong' WHERE user_id = 5",
+            "DELETE FROM account_users WHERE user_id = 6",
+            "UPDATE account_users SET account_id = 9 WHERE user_id = 10")  # fmt: skip
+    corrupt(database, "users", "UPDATE users SET account_role = 'wrong' WHERE id = 7")
+    said = verify(flight)
+    assert found(said) == {
+        ("users", "inconsistent", "(5)"),
+        ("users", "missing", "(6)"),
+        ("users", "inconsistent", "(7)"),
+        ("users", "missing", "(10)"),
+    }
+
+
+def test_zd_verify__column_follows_across_tables__corrupted_ones_found(database: Database, tmp_path: Path) -> None:
+    flight = Flight(MOVED, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        clients["new"].connection.execute("UPDATE profiles SET email = 'Mixed' WHERE user_id = 30")
+        clients["new"].connection.execute("UPDATE profiles SET user_id = 60 WHERE user_id = 31")
+        clients["new"].connection.execute("INSERT INTO profiles VALUES (51, 51, 'New'), (52, 1, 'Second')")
+        clients["new"].connection.execute("DELETE FROM profiles WHERE user_id = 32")
+        clients["old"].connection.execute("UPDATE users SET email = 'oLd' WHERE id IN (30, 33, 59)")
+        clients["old"].connection.execute("INSERT INTO users VALUES (61, 'Z')")
+        clients["old"].connection.execute("UPDATE profiles SET user_id = 61 WHERE user_id = 34")
+    assert verify(flight)["consistent"]
+    corrupt(database, "profiles", "UPDATE profiles SET email = 'wrong' WHERE id = 5",
+            "UPDATE profiles SET email = NULL WHERE id = 6")  # fmt: skip
+    corrupt(database, "users", "UPDATE users SET email = 'wrong' WHERE id = 7")
+    assert found(verify(flight)) == {("profiles", "inconsistent", f"({n})") for n in (5, 6, 7)}
