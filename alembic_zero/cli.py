@@ -34,12 +34,21 @@ _FORCE = (
         "help": "Go on despite clients of the old version, quarantined rows or a failed verification",
     },
 )
+_REPAIR = (
+    "--repair",
+    {
+        "nargs": "?",
+        "const": "old",
+        "choices": ("old", "new"),
+        "help": "Mend what is found: by what the old version says (the default), or the new one",
+    },
+)
 
 _COMMANDS: tuple[tuple[Callable[..., None], tuple[tuple[str, dict[str, Any]], ...]], ...] = (
     (commands.zd_init, ()),
     (commands.zd_status, (_JSON,)),
     (commands.zd_plan, (_REVISION,)),
-    (commands.zd_verify, (_REVISION, _JSON)),
+    (commands.zd_verify, (_REVISION, _JSON, _REPAIR)),
     (commands.zd_complete, (_REVISION, _FORCE)),
     (commands.zd_prune, ()),
     (commands.zd_schema, (_REVISION,)),

@@ -7,7 +7,7 @@ paragraph of a docstring is the command's ``--help``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -84,20 +84,23 @@ def zd_plan(config: Config, revision: str | None = None) -> None:
 
 
 @_named("zd-verify")
-def zd_verify(config: Config, revision: str | None = None, as_json: bool = False) -> None:
-    """Compare what old and new versions see of every row in flight. Changes nothing.
+def zd_verify(
+    config: Config, revision: str | None = None, as_json: bool = False, repair: Literal["old", "new"] | None = None
+) -> None:
+    """Compare what old and new versions see of every row in flight; change nothing, or repair what was found.
 
     :param config: a :class:`alembic.config.Config`.
     :param revision: look at what is in flight up to this one; up to the latest if None.
     :param as_json: print JSON instead of text.
-    :raises VerificationError: rows were found; they have been printed.
+    :param repair: mend what is found: by what the ``old`` version's columns say, or the ``new`` one's.
+    :raises VerificationError: rows were found, or are left; they have been printed.
     :raises RefusedError: nothing was compared.
     """
 
     def act(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:
         from alembic_zero import driver
 
-        driver.zd_verify(context, heads, script, revision=revision, as_json=as_json)
+        driver.zd_verify(context, heads, script, revision=revision, as_json=as_json, repair=repair)
 
     _run_env(config, zd_verify.__name__, act)
 

@@ -12,6 +12,7 @@ from alembic_zero.completing import Completion
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner
 from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
+from alembic_zero.execute.repair import Truth
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.findings import check_findings
@@ -150,11 +151,14 @@ def zd_verify(
     *,
     revision: str | None = None,
     as_json: bool = False,
+    repair: str | None = None,
 ) -> None:
-    """Compare rows in flight."""
+    """Compare rows in flight, and mend them if asked to."""
     workplace = Workplace(context)
     with workplace.closing(), translated_errors("zd-verify", "alembic zd-verify"):
-        run_verification(workplace, revision, as_json=as_json)
+        if repair is not None:
+            workplace.take_command_lock()
+        run_verification(workplace, revision, as_json=as_json, truth=None if repair is None else Truth(repair))
 
 
 def zd_complete(

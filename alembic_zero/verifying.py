@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.execute.findings import Verification
+from alembic_zero.execute.repair import Repairer, Truth
 from alembic_zero.execute.verify import Verifier
 from alembic_zero.operations.errors import MigrationError, RefusedError, VerificationError
 from alembic_zero.reporting import print_lines
@@ -49,14 +51,24 @@ def flights_until(state: State, target: Migration) -> list[Flight]:
     return [f.without_levels(level) for f in state.flights if (level := f.level_of(target.id))]
 
 
-def verify(workplace: Workplace, executor: Executor, state: State, target: Migration) -> Verification:
+def verify(
+    workplace: Workplace, executor: Executor, state: State, target: Migration, truth: Truth | None = None
+) -> Verification:
     """Compare the rows of all tables that are in flight up to a version.
 
+    :param truth: mend what is found, by what this version says; the result is then what is left.
     :raises MigrationError: code ZD303, another command has changed what is in flight.
     """
+    flights = flights_until(state, target)
     verifier = Verifier(executor.work, executor.bare, executor.rules, workplace.progress)
     try:
-        return verifier.run(flights_until(state, target))
+        if truth is None:
+            return verifier.run(flights)
+        repairer = Repairer(executor.work, executor.rules, truth)
+        before = replace(verifier, limit=0, repairer=repairer).run(flights)
+        after = verifier.run(flights) if before.total else before
+        after.repaired = max(0, before.total - after.total)
+        return after
     finally:
         now = workplace.read_state()
         workplace.commit()
@@ -64,8 +76,10 @@ def verify(workplace: Workplace, executor: Executor, state: State, target: Migra
             raise MigrationError("another command has changed what is in flight; run this one again", code="ZD303")
 
 
-def run_verification(workplace: Workplace, revision: str | None, *, as_json: bool) -> None:
-    """Compare, and print what was found.
+def run_verification(
+    workplace: Workplace, revision: str | None, *, as_json: bool = False, truth: Truth | None = None
+) -> None:
+    """Compare, mend what is found if a *truth* is given, and print what was found, or is left.
 
     :raises VerificationError: code ZD330, something was found.
     """
@@ -83,15 +97,16 @@ def run_verification(workplace: Workplace, revision: str | None, *, as_json: boo
     if target is None:
         found, name = Verification(), None
     else:
-        found, name = verify(workplace, workplace.executor(), state, target), target.revision
+        found, name = verify(workplace, workplace.executor(), state, target, truth), target.revision
     lines = [json.dumps(_to_json(found, name), indent=2)] if as_json else list(_lines(found, name))
     print_lines(workplace.context, lines)
     if found.total:
         raise VerificationError(
-            f"revision {name!r}: {describe_counts(found)}; nothing was changed",
+            f"revision {name!r}: {describe_counts(found)}; "
+            + ("nothing was changed" if truth is None else f"these are left, {found.repaired} were repaired"),
             code="ZD330",
             revision=name,
-            next_command="alembic zd-verify --repair",
+            next_command="alembic zd-verify --repair" if truth is None else "alembic zd-verify",
         )
 
 
@@ -135,6 +150,8 @@ def _lines(found: Verification, revision: str | None) -> Iterator[str]:
             yield f"  and {sum(counts.values()) - len(listed)} more"
     for one in found.unchecked:
         yield f"not comparable: {one.table}, column {one.column} of {one.revision}: {one.reason}"
+    if found.repaired:
+        yield f"repaired {found.repaired} rows"
     yield f"revision {revision}: " + (f"{found.total} rows found" if found.total else "consistent")
 
 
@@ -158,6 +175,7 @@ def _to_json(found: Verification, revision: str | None) -> dict[str, Any]:
         "revision": revision,
         "consistent": not found.total,
         "rows": found.total,
+        "repaired": found.repaired,
         "tables": tables,
         "findings": findings,
         "not_comparable": [u.__dict__ for u in found.unchecked],

@@ -120,7 +120,7 @@ class Fill:
             with self.work.begin():
                 self.rules.set_timeout(self.work)
                 send(self.work, sql.hold_source(tid))
-                send(self.work, sql.put_one(tid))
+                send(self.work, sql.carry_one(tid))
         except DBAPIError as error:
             if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 return False

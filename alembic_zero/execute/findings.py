@@ -64,6 +64,7 @@ class Verification:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     unchecked: list[Unchecked] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    repaired: int = 0
 
     @property
     def total(self) -> int:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from alembic_zero.execute.findings import Leaf
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.progress import Progress
+    from alembic_zero.execute.repair import Repairer
     from alembic_zero.lens.lens import Flight
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class Verifier:
     """Compares rows; writes nothing, and holds no lock above ACCESS SHARE for longer than a range takes.
 
     :param limit: how many rows of each kind are described, table by table.
+    :param repairer: mends what was found, range by range; then what is found is what it has tried to mend.
     """
 
     work: Connection
@@ -57,6 +59,7 @@ class Verifier:
     rules: LockRules
     progress: Progress
     limit: int = 20
+    repairer: Repairer | None = None
 
     def run(self, flights: Sequence[Flight]) -> Verification:
         """Compare the rows of tables in flight, as far as the levels in *flights* go."""
@@ -124,7 +127,11 @@ class Verifier:
             if not is_about_data(error):
                 raise
             suspects = self._narrow(sql, leaf, first, end, found)
-        self._explain(sql, suspects, found)
+        if self.repairer is None:
+            self._explain(sql, suspects, found)
+            return
+        for suspect in suspects:
+            self.repairer.mend(sql, suspect)
 
     def _narrow(self, sql: VerifySql, leaf: Leaf, first: int, end: int, found: Verification) -> Sequence[Suspect]:
         """Look at a range in which an expression raises in smaller ones, in the end at its rows one by one."""

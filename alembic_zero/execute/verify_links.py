@@ -117,6 +117,9 @@ class LinkVerifier:
             seen = [stray for one in strays for stray in self._look_again(linked, one)]
             if not any(stray.held for stray in seen) or time.monotonic() > deadline:
                 self._list(linked, seen, found)
+                if self.verifier.repairer is not None:
+                    for stray in seen:
+                        self.verifier.repairer.mend_pair(linked, stray)
                 return
             strays = seen
 

@@ -586,13 +586,12 @@ class LinkSql:
         table = ident(self.source.schema, self.source.name)
         return f"SELECT FROM {table} WHERE ctid = {literal(tid)}::tid FOR NO KEY UPDATE"
 
-    def put_one(self, tid: str) -> str:
-        """Return the statement that makes the row of one source row."""
+    def carry_one(self, tid: str) -> str:
+        """Return the statement that makes the row of one source row, or gives its value to the rows that match."""
         composer = self._composer(self.source, self._stored(self.source))
         values = [composer.value(cell) for cell in self.link.source.cells]
         table = ident(self.source.schema, self.source.name)
-        call = call_linked(f"put_{self.link.name}", [*values, *values, "true"])
-        return f"SELECT {call} FROM {table} WHERE ctid = {literal(tid)}::tid"
+        return f"SELECT {call_again(self.link, values)} FROM {table} WHERE ctid = {literal(tid)}::tid"
 
     def quarantine_one(self, tid: str) -> str:
         """Return the statement that quarantines one source row."""

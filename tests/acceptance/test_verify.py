@@ -88,6 +88,51 @@ def test_zd_verify__corrupted_rows__all_found_and_no_other(database: Database, t
         assert word in shown.stdout
 
 
+@pytest.mark.parametrize("truth", ["old", "new"])
+def test_zd_verify_repair__corrupted_rows__consistent_by_the_chosen_version(
+    truth: str, database: Database, tmp_path: Path
+) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        clients["new"].connection.execute("UPDATE users SET last = 'van  Dyk' WHERE id = 1")
+        clients["old"].connection.execute(
+            "INSERT INTO users (name) SELECT 'Ann Nr' || i FROM generate_series(3, 9) AS i"
+        )
+        corrupt(
+            database,
+            "users",
+            "UPDATE users SET first = 'Bob' WHERE id = 7",
+            "UPDATE users SET name = 'Cy' WHERE id = 8",
+            "UPDATE users SET _zd_v = NULL, first = NULL WHERE id = 9",
+        )
+        query = f"--repair={truth}" if truth == "new" else "--repair"
+        said = verify(flight, query)
+        assert (said["consistent"], said["repaired"]) == (True, 3)
+        names = {"old": ["Ann Nr7", "Cy", "Ann Nr9"], "new": ["Bob Nr7", "Ann Nr8", "Ann Nr9"]}[truth]
+        firsts = {"old": [("Ann", "Nr7"), ("Cy", ""), ("Ann", "Nr9")],
+                  "new": [("Bob", "Nr7"), ("Ann", "Nr8"), ("Ann", "Nr9")]}[truth]  # fmt: skip
+        assert clients["old"].fetch("SELECT name FROM users WHERE id > 6 ORDER BY id") == [(name,) for name in names]
+        assert clients["new"].fetch("SELECT first, last FROM users WHERE id > 6 ORDER BY id") == firsts
+        assert clients["new"].fetch("SELECT first, last FROM users WHERE id = 1") == [("Ada", "van  Dyk")]
+        assert clients["old"].fetch("SELECT name FROM users WHERE id = 1") == [("Ada van  Dyk",)]
+    assert verify(flight)["consistent"]
+
+
+def test_zd_verify_repair__row_held_by_a_client__left_alone_and_done_next_time(
+    database: Database, tmp_path: Path
+) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    corrupt(database, "users", "UPDATE users SET first = 'Bob' WHERE id < 3")
+    with flight.client(BEFORE) as client:
+        client.connection.execute("BEGIN")
+        client.connection.execute("SELECT * FROM users WHERE id = 1 FOR UPDATE")
+        assert found(verify(flight, "--repair")) == {("users", "inconsistent", "(1)")}
+        client.connection.execute("COMMIT")
+    assert verify(flight, "--repair")["consistent"]
+
+
 def test_zd_verify__quarantined__listed_with_key_and_error(database: Database, tmp_path: Path) -> None:
     flight = Flight(TO_INTEGER, database, tmp_path / "project")
     flight.run("upgrade", AFTER)
@@ -185,3 +230,55 @@ def test_zd_verify__column_follows_across_tables__corrupted_ones_found(database:
             "UPDATE profiles SET email = NULL WHERE id = 6")  # fmt: skip
     corrupt(database, "users", "UPDATE users SET email = 'wrong' WHERE id = 7")
     assert found(verify(flight)) == {("profiles", "inconsistent", f"({n})") for n in (5, 6, 7)}
+
+
+CORRUPTED = {
+    "members": (
+        MEMBERS,
+        {
+            "account_users": [
+                "UPDATE account_users SET role = 'wrong' WHERE user_id = 5",
+                "DELETE FROM account_users WHERE user_id = 6",
+                "UPDATE account_users SET account_id = 9 WHERE user_id = 10",
+            ],
+            "users": ["UPDATE users SET account_role = 'wrong' WHERE id = 7"],
+        },
+        {
+            "old": [(5, 6, "Role 5"), (6, 7, "Role 6"), (7, 8, "wrong"), (10, 2, "Role 10")],
+            "new": [(5, 6, "wrong"), (6, None, None), (7, 8, "role 7"), (10, 9, "role 10")],
+        },
+        "SELECT id, account_id, account_role FROM users WHERE id IN (5, 6, 7, 10) ORDER BY id",
+    ),
+    "moved": (
+        MOVED,
+        {
+            "profiles": [
+                "UPDATE profiles SET email = 'Wrong' WHERE id = 5",
+                "UPDATE profiles SET email = NULL WHERE id = 6",
+            ],
+            "users": ["UPDATE users SET email = 'Wrong' WHERE id = 7"],
+        },
+        {
+            "old": [(5, "Ada5@x"), (6, "Ada6@x"), (7, "Wrong")],
+            "new": [(5, "wrong"), (6, None), (7, "ada7@x")],
+        },
+        "SELECT id, email FROM users WHERE id IN (5, 6, 7) ORDER BY id",
+    ),
+}
+
+
+@pytest.mark.parametrize("truth", ["old", "new"])
+@pytest.mark.parametrize("name", CORRUPTED)
+def test_zd_verify_repair__across_tables__consistent_by_the_chosen_version(
+    name: str, truth: str, database: Database, tmp_path: Path
+) -> None:
+    case, statements, expected, query = CORRUPTED[name]
+    flight = Flight(case, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    for table, writes in statements.items():
+        corrupt(database, table, *writes)
+    said = verify(flight, f"--repair={truth}")
+    assert said["consistent"], said["findings"]
+    with flight.client(BEFORE) as client:
+        assert client.fetch(query) == expected[truth]
+    flight.run("zd-complete")

@@ -106,6 +106,7 @@ def test_command_line__with_plugin__stock_commands_unchanged():
         "zd-init",
         "zd-status",
         "zd-plan",
+        "zd-verify",
         "zd-complete",
         "zd-prune",
         "zd-schema",
