@@ -11,8 +11,8 @@ from alembic_zero.catalog.reader import read_rows
 from alembic_zero.completing import Completion
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner
-from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
 from alembic_zero.execute.repair import Truth
+from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.findings import check_findings
