@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.project import AlembicProject
-from tests.support.server import Database, Server, describe_servers, other_versions, requested_versions
+from tests.support.server import (
+    ENVIRONMENT_VARIABLE,
+    Database,
+    Server,
+    describe_servers,
+    other_versions,
+    requested_versions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,8 +97,10 @@ def _servers() -> Iterator[_Servers]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test that uses a server on each requested version, marked ones on others that are found, too."""
     if "server" in metafunc.fixturenames:
-        marked = metafunc.definition.get_closest_marker("every_server") is not None
-        versions = sorted(requested_versions() + (other_versions() if marked else ()))
+        marker = metafunc.definition.get_closest_marker("every_server")
+        others = other_versions() if marker else ()
+        left_out = marker and marker.kwargs.get("others_only") and not os.environ.get(ENVIRONMENT_VARIABLE)
+        versions = sorted(others if left_out else requested_versions() + others)
         ids = [f"pg{version}" for version in versions]
         metafunc.parametrize("server", versions, indirect=True, ids=ids, scope="session")
 

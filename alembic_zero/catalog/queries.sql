@@ -180,6 +180,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, pg_get_user
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS is_child,
        c.relreplident AS replica_identity, current_user AS role,
+       EXISTS (SELECT FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid WHERE p.relkind = 'f') AS has_foreign_partition,
        obj_description(c.oid, 'pg_class') AS comment
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -329,6 +330,14 @@ SELECT c.oid::bigint AS oid, c.relname AS name, pg_get_userbyid(c.relowner) AS o
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+ ORDER BY c.relname
+
+-- name: row_security
+-- Tables of a schema with row security.
+SELECT c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND c.relrowsecurity
  ORDER BY c.relname
 
 -- name: views

@@ -186,6 +186,7 @@ class TableFacts(PlainData):
     force_row_security: bool = False
     has_children: bool = False
     is_child: bool = False
+    has_foreign_partition: bool = False
     replica_identity: str = "d"
     triggers: tuple[Trigger, ...] = ()
     grants: tuple[Grant, ...] = ()

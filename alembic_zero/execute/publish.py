@@ -13,6 +13,7 @@ from alembic_zero.plan.contract import tombstone_of
 from alembic_zero.sql.enums import TYPES_COMMENT
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.views import (
+    SECURITY_INVOKER_SINCE,
     VersionSchema,
     ViewColumn,
     inner_name,
@@ -58,11 +59,12 @@ class Publisher:
         return version_schema(revision, schema, self.project)
 
     def check(self, revision: str, schemas: Sequence[str]) -> None:
-        """Refuse a revision whose version schema is taken by something that is not ours.
+        """Refuse a revision whose version schema is taken by something that is not ours, or would show too much.
 
         :raises RefusedError: says by what.
         """
         for schema in schemas:
+            self._check_row_security(revision, schema)
             name = self.view_schema(revision, schema)
             rows = read_rows(self.connection, "schema_comment", schema=name)
             if rows and not (rows[0]["comment"] or "").startswith(TOMBSTONE_COMMENT):
@@ -73,11 +75,27 @@ class Publisher:
                     revision=revision,
                 )
 
+    def _check_row_security(self, revision: str, schema: str) -> None:
+        """Refuse a version whose views could not keep row security: before PostgreSQL 15 they have owner's rights."""
+        if self.server_version >= SECURITY_INVOKER_SINCE:
+            return
+        rows = read_rows(self.connection, "row_security", schema=schema)
+        if rows:
+            names = ", ".join(f"{schema}.{row['name']}" for row in rows)
+            raise RefusedError(
+                f"revision {revision!r}: row security of {names} would not hold for clients of a version: views "
+                "keep it from PostgreSQL 15 on only; nothing was changed",
+                code="ZD242",
+                revision=revision,
+                table=f"{schema}.{rows[0]['name']}",
+            )
+
     def statements(self, revision: str, schemas: Sequence[str]) -> list[str]:
         """Return the statements that publish *revision*; an earlier tombstone of it goes first."""
         statements: list[str] = []
         with qualified_names(self.connection):
             for schema in schemas:
+                self._check_row_security(revision, schema)
                 name = self.view_schema(revision, schema)
                 # Types of this version wait here already.
                 held = self._holds_types(name)

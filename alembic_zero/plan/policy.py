@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alembic_zero.plan.items import Item
 
 _ROW_SECURITY_SINCE = 15
+_KINDS = {"f": "a foreign table", "v": "a view", "m": "a materialized view"}
 
 
 def check_table(item: Item, facts: TableFacts, server: Server) -> None:
@@ -36,7 +37,9 @@ def check_table(item: Item, facts: TableFacts, server: Server) -> None:
 
 def _table_problem(facts: TableFacts, server: Server) -> str | None:
     if facts.kind not in ("r", "p"):
-        return "is not an ordinary table"
+        return f"is {_KINDS.get(facts.kind, 'not a table')}, not an ordinary table"
+    if facts.has_foreign_partition:
+        return "has a foreign table as a partition, whose rows are elsewhere: detach it for the time of the migration"
     if (facts.kind == "r" and facts.has_children) or facts.is_child:
         return "is part of an inheritance tree: its triggers would not fire for every row"
     if facts.row_security and server.version < _ROW_SECURITY_SINCE:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alembic_zero.catalog.snapshot import Grant, TableFacts
     from alembic_zero.lens.lens import Flight
 
-_SECURITY_INVOKER_SINCE = 15
+SECURITY_INVOKER_SINCE = 15
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def view_of_table(
         columns=tuple(columns),
         grants=facts.grants,
         column_grants=facts.column_grants,
-        owner_rights=bool(facts.column_grants) or version < _SECURITY_INVOKER_SINCE,
+        owner_rights=bool(facts.column_grants) or version < SECURITY_INVOKER_SINCE,
         comment=comment,
     )
 
@@ -99,7 +99,7 @@ def view_of_flight(view_schema: str, flight: Flight, level: int, facts: TableFac
         ),
         grants=facts.grants,
         column_grants=facts.column_grants,
-        owner_rights=flight.owner_rights or version < _SECURITY_INVOKER_SINCE,
+        owner_rights=flight.owner_rights or version < SECURITY_INVOKER_SINCE,
         inner=None if tag is None else inner_name(flight.id, tag, view_schema),
         tag=tag,
         comment=spec.comment,

@@ -133,6 +133,15 @@ class Server:
         self._server.cleanup()
         shutil.rmtree(self._directory, ignore_errors=True)
 
+    def crash(self) -> None:
+        """End the server as a crash would, and start it again."""
+        arguments = ("-w", "-D", str(self._directory), "-m", "immediate", "stop")
+        _import_pgserver().pgexec.pgexec(
+            "pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user
+        )
+        self._server.ensure_postgres_running()
+        self.pid = self._server.get_postmaster_info().pid
+
     @contextlib.contextmanager
     def fresh_database(self) -> Iterator[Database]:
         """Create a database with a random name; drop it at the end, whoever is still connected."""
