@@ -430,16 +430,18 @@ SELECT EXISTS (SELECT FROM pg_default_acl d
                 WHERE d.defaclobjtype = 'r' AND d.defaclrole = (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)) AS found
 
 -- name: enum
--- An enum with its labels in order, owner, rights (NULL: as by default) and comment.
+-- An enum with its labels in order, owner, rights (NULL: as any new type has here) and comment.
 SELECT t.oid::bigint AS oid, format_type(t.oid, NULL) AS type,
        CASE WHEN t.typowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)
             THEN pg_get_userbyid(t.typowner) END AS owner,
        ARRAY(SELECT e.enumlabel::text FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder) AS labels,
        obj_description(t.oid, 'pg_type') AS comment,
-       CASE WHEN t.typacl IS NOT NULL THEN
+       CASE WHEN t.typacl IS NOT NULL OR EXISTS (
+                 SELECT FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole
+                  WHERE d.defaclobjtype = 'T' AND r.rolname = current_user) THEN
             (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END, x.is_grantable)
                                        ORDER BY x.grantee), '[]')
-               FROM aclexplode(t.typacl) AS x) END AS grants
+               FROM aclexplode(COALESCE(t.typacl, acldefault('T', t.typowner))) AS x) END AS grants
   FROM pg_type t
   JOIN pg_namespace n ON n.oid = t.typnamespace
  WHERE n.nspname = :schema AND t.typname = :name AND t.typtype = 'e'

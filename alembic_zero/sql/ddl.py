@@ -275,10 +275,14 @@ def next_value(schema: str, sequence: str) -> str:
 
 
 def create_numbers(schema: str, sequence: str, identity: Identity) -> list[str]:
-    """Return the statements that create a sequence which stands in for an identity: everybody may use it, too."""
+    """Return the statements that create a sequence which stands in for an identity: everybody may use it, too.
+
+    Whoever is given INSERT on the table later needs no right on an identity either.
+    """
     name = ident(schema, sequence)
     return [
         f"CREATE SEQUENCE {name} AS {identity.type} {_sequence_options(identity)}",
+        revoke_from_all(name),
         f"GRANT USAGE ON SEQUENCE {name} TO PUBLIC",
     ]
 
@@ -358,6 +362,19 @@ def close_function(schema: str, name: str) -> str:
     function = ident(schema, name)
     rights = "pg_proc p, LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) AS x"
     return _revoke(f"FUNCTION {function}", rights, f"p.oid = {literal(function)}::regproc", "p.proowner")
+
+
+def close_schema(schema: str) -> str:
+    """Return a block that takes back what ALTER DEFAULT PRIVILEGES has given on a new schema of ours."""
+    rights = "pg_namespace n, LATERAL aclexplode(n.nspacl) AS x"
+    return _revoke(f"SCHEMA {ident(schema)}", rights, f"n.nspname = {literal(schema)}", "n.nspowner")
+
+
+def close_type(schema: str, name: str) -> str:
+    """Return a block that leaves a new type to its owner, whatever the defaults give to others."""
+    rights = "pg_type t, LATERAL aclexplode(COALESCE(t.typacl, acldefault('T', t.typowner))) AS x"
+    type_ = ident(schema, name)
+    return _revoke(f"TYPE {type_}", rights, f"t.oid = {literal(type_)}::regtype", "t.typowner")
 
 
 def _revoke(what: str, rights: str, condition: str, owner: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from alembic_zero.sql.ddl import block
+from alembic_zero.sql.ddl import block, close_schema, close_type
 from alembic_zero.sql.quoting import grantee, ident, literal
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def type_settings(
     type_ = ident(schema, name)
     statements = [f"ALTER TYPE {type_} OWNER TO {ident(owner)}"] if owner is not None else []
     if grants is not None:
-        statements.append(f"REVOKE ALL ON TYPE {type_} FROM PUBLIC")
+        statements.append(close_type(schema, name))
         statements += [
             f"GRANT USAGE ON TYPE {type_} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
             for g in grants
@@ -58,6 +58,7 @@ def create_holder(schema: str, revision: str) -> list[str]:
     return [
         f"CREATE SCHEMA IF NOT EXISTS {name}",
         f"COMMENT ON SCHEMA {name} IS {literal(f'{TYPES_COMMENT} of version {revision}, which is not published yet')}",
+        close_schema(schema),
     ]
 
 

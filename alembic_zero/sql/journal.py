@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from alembic_zero.names import JOURNAL_SCHEMA
-from alembic_zero.sql.ddl import revoke_from_all
+from alembic_zero.sql.ddl import close_schema, revoke_from_all
 from alembic_zero.sql.quoting import ident
 
 CREATE_JOURNAL = (
     f"CREATE SCHEMA {ident(JOURNAL_SCHEMA)}",
     f"COMMENT ON SCHEMA {ident(JOURNAL_SCHEMA)} IS 'alembic_zero: journal, functions and inner views'",
+    close_schema(JOURNAL_SCHEMA),
     # Clients call the expressions' functions and go through inner views; tables in it stay closed.
     f"GRANT USAGE ON SCHEMA {ident(JOURNAL_SCHEMA)} TO PUBLIC",
     """CREATE TABLE alembic_zero.generation (
@@ -58,6 +59,7 @@ CREATE_JOURNAL = (
     # Default privileges must not open the journal to anyone.
     revoke_from_all(ident(JOURNAL_SCHEMA, "generation")),
     revoke_from_all(ident(JOURNAL_SCHEMA, "migration")),
+    revoke_from_all(ident(JOURNAL_SCHEMA, "migration_id_seq")),
     revoke_from_all(ident(JOURNAL_SCHEMA, "flight")),
     revoke_from_all(ident(JOURNAL_SCHEMA, "step")),
     revoke_from_all(ident(JOURNAL_SCHEMA, "backfill")),

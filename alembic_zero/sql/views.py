@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
-from alembic_zero.sql.ddl import revoke_from_all
+from alembic_zero.sql.ddl import close_schema, revoke_from_all
 from alembic_zero.sql.quoting import dollar_quoted, grantee, ident, idents, literal
 
 if TYPE_CHECKING:
@@ -162,16 +162,19 @@ def _render_rights(view: VersionView, name: str) -> list[str]:
     if view.owner_rights:
         statements.append(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
     by_physical = {c.physical: c.logical for c in view.columns}
+    statements += [f"GRANT {g.privilege} ON {name} TO {_grantee(view, g)}" for g in view.grants]
     statements += [
-        f"GRANT {g.privilege} ON {name} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
-        for g in view.grants
-    ]
-    statements += [
-        f"GRANT {g.privilege} ({ident(by_physical[str(g.column)])}) ON {name} TO {grantee(g.grantee)}"
+        f"GRANT {g.privilege} ({ident(by_physical[str(g.column)])}) ON {name} TO {_grantee(view, g)}"
         for g in view.column_grants
         if g.column in by_physical and g.privilege != "REFERENCES"
     ]
     return statements
+
+
+def _grantee(view: VersionView, grant: Grant) -> str:
+    # A table's owner may pass on what it has; the view's owner is whoever migrates.
+    option = grant.grantable or grant.grantee == view.owner
+    return f"{grantee(grant.grantee)}{' WITH GRANT OPTION' if option else ''}"
 
 
 def _render_comments(view: VersionView, name: str) -> list[str]:
@@ -199,6 +202,7 @@ def render_schema(schema: VersionSchema) -> list[str]:
     return [
         f"CREATE SCHEMA {name}",
         f"COMMENT ON SCHEMA {name} IS {literal(comment)}",
+        close_schema(schema.name),
         *(
             f"GRANT USAGE ON SCHEMA {name} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
             for g in schema.grants
@@ -261,9 +265,11 @@ def render_tombstone(view_schema: str, name: str, columns: Sequence[tuple[str, s
     names = idents(column for column, _ in columns)
     return [
         f"CREATE TABLE {table} ({listed})",
+        revoke_from_all(table),
         *(f"CREATE UNIQUE INDEX ON {table} {key}" for key in keys),
         _tomb_trigger(table, ident(JOURNAL_SCHEMA, write)),
         f"CREATE VIEW {view} AS SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()",
+        revoke_from_all(view),
         # Whoever still asks must meet the explanation, not a missing right: the table is empty.
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {view} TO PUBLIC",
     ]

@@ -194,7 +194,7 @@ class Session:
 class Flight:
     """A case on its way: a database at revision r1, adopted, with the case as revision r2."""
 
-    def __init__(self, case: Case, database: Database, directory: Path) -> None:
+    def __init__(self, case: Case, database: Database, directory: Path, *, init: bool = True) -> None:
         self.case = case
         self.database = database
         database.execute(_ROLE)
@@ -204,6 +204,10 @@ class Flight:
         self.project.revision(AFTER, BEFORE, case.upgrade, case.downgrade, prelude=case.prelude)
         self.project.run_in_process("stamp", BEFORE)
         self.original = self.dump()
+        if init:
+            self._adopt()
+
+    def _adopt(self) -> None:
         self.project.run_in_process("zd-init")
         assert_same(self.dump(), self.original, "zd-init changed the tables")
 
