@@ -33,6 +33,8 @@ def _named(name: str) -> Callable[[_Command], _Command]:
 def zd_init(config: Config) -> None:
     """Adopt an existing database: publish the version schema of its revision, without DDL on any table.
 
+    Run again, it brings the rights on live versions in line with those on the tables, after GRANT or REVOKE.
+
     :param config: a :class:`alembic.config.Config`.
     :raises MigrationError: it failed.
     :raises RefusedError: nothing was changed.

@@ -118,6 +118,7 @@ class Completion:
         if not self._force:
             self._check_clients(executor, target)
             self._check_rows(executor, target)
+        self._workplace.align_rights(executor, self._state)
         plan = self._plan(executor, target)
         with executor.work.begin():
             self._workplace.journal.start_finish(executor.work, target.id, "contracting", plan)

@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 
 def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:  # noqa: ARG001
-    """Publish the version schema of the current revision; nothing but views is created."""
+    """Publish the version schema of the current revision; nothing but views is created.
+
+    Where versions are live already, bring their rights in line with the tables'.
+    """
     workplace = Workplace(context)
     with workplace.closing():
         workplace.take_command_lock()
@@ -42,8 +45,13 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
         current = version_name(heads)
         published = state.published
         if state.in_flight or (published and published[-1].revision == current):
-            what = f"revision {state.in_flight[-1].revision!r} is in flight" if state.in_flight else "nothing to do"
-            workplace.report(f"version {published[-1].revision if published else current} is published: {what}")
+            workplace.commit()
+            with translated_errors("zd-init", "alembic zd-init"):
+                workplace.align_rights(workplace.executor(), state)
+            rest = (
+                f"revision {state.in_flight[-1].revision!r} is in flight" if state.in_flight else "nothing else to do"
+            )
+            workplace.report(f"version {published[-1].revision if published else current} is published: {rest}")
             return
         if current == base_revision:
             raise RefusedError(

@@ -60,8 +60,10 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
         ],
         "tables": [_table(workplace, flight) for flight in state.flights],
         "backfills": [],
+        "rights": [],
     }
     if state.exists:
+        status["rights"] = [drift.name for drift in workplace.find_drifts(state, connection)]
         rows = connection.execute(text(sql.BACKFILLS)).mappings().all()
         flying = _visits(state.flights) if state.unfinished is not None else {}
         status["backfills"] = [
@@ -166,6 +168,8 @@ def _status_lines(status: dict[str, Any]) -> Iterable[str]:
         levels = ", ".join(table["levels"])
         yield f"table {table['table']}: in flight for {levels}; {table['quarantined']} rows quarantined"
         yield from (f"  {row['key']}: {row['error']}" for row in table["quarantined_rows"])
+    if status["rights"]:
+        yield f"rights differ from the tables' (alembic zd-init brings them in line): {', '.join(status['rights'])}"
 
 
 def print_plan(workplace: Workplace, expansion: Expansion, target: str) -> None:

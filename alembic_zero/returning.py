@@ -48,6 +48,7 @@ class Rollback:
             return migration.finish
         with executor.work.begin():
             state = self._workplace.journal.read(executor.work)
+        self._workplace.align_rights(executor, state)
         plan = self._plan(migration, state, executor)
         with executor.work.begin():
             self._workplace.journal.start_finish(executor.work, migration.id, "rolling back", plan)

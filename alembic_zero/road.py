@@ -312,6 +312,7 @@ class Road:
         if workplace.read_state() != self._state:
             raise MigrationError("another command has changed what is in flight; run this one again", code="ZD303")
         executor = workplace.executor()
+        workplace.align_rights(executor, self._state)
         options = workplace.naming_options
         digest = digest_items(items, options)
         migration = self._state.unfinished

@@ -16,6 +16,7 @@ from alembic_zero.execute.journal import Journal, State
 from alembic_zero.execute.locks import LockRules
 from alembic_zero.execute.progress import Progress, write_line
 from alembic_zero.execute.publish import Publisher
+from alembic_zero.execute.rights import Rights
 from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
 from alembic_zero.names import client_suffix
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from alembic_zero.configuration import Settings
     from alembic_zero.execute.journal import Migration
+    from alembic_zero.execute.rights import Drift
     from alembic_zero.lens.lens import Flight
 
 _LOCK_CLASS = 1_514_427_763
@@ -203,6 +205,24 @@ class Workplace:
         others = self.journal.read_others(connection)
         hidden = frozenset({self.version_table})
         return Publisher(connection, server.version, flights, hidden, latest, self.journal.name, others)
+
+    def find_drifts(self, state: State, connection: Connection) -> list[Drift]:
+        """Return what of live versions has no longer the rights of the tables; needs an open transaction.
+
+        None while a contract or a rollback is half done: it replaces the views in any case.
+        """
+        if state.unfinished is not None and state.unfinished.state != "expanding":
+            return []
+        return Rights(self.publisher(state.flights, connection), state.published).find_drifts()
+
+    def align_rights(self, executor: Executor, state: State) -> bool:
+        """Give live versions the rights that their tables have by now; return whether any had others."""
+        with executor.work.begin():
+            drifts = self.find_drifts(state, executor.work)
+        if drifts:
+            executor.run_alone("rights of versions", [text for drift in drifts for text in drift.statements])
+            self.report(f"rights brought in line with the tables': {', '.join(drift.name for drift in drifts)}")
+        return bool(drifts)
 
     def client_suffixes(self, migration: Migration) -> tuple[str, ...]:
         """Return how the application_name of clients pinned to a version may end, whatever their default schema is."""

@@ -225,6 +225,16 @@ SELECT CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END AS grantee, 
  WHERE n.nspname = :schema AND x.privilege_type = 'USAGE'
  ORDER BY 1 NULLS FIRST
 
+-- name: schema_rights
+-- What anybody but its owner may do with a version schema.
+SELECT pg_get_userbyid(n.nspowner) AS owner,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END,
+                                                    x.privilege_type, x.is_grantable, NULL)), '[]')
+          FROM aclexplode(n.nspacl) AS x
+         WHERE x.grantee <> n.nspowner) AS rights
+  FROM pg_namespace n
+ WHERE n.nspname = :schema
+
 -- name: dependents
 -- Whatever reads a column of a table, or (column NULL) the table or its row type, and would prevent its removal. Not what
 -- goes or moves with the table: its defaults, indexes, constraints, statistics, sequences, and keys that reference it.
@@ -295,9 +305,10 @@ SELECT has_parameter_privilege(current_user, 'session_replication_role', 'SET') 
 
 -- name: clients
 -- Sessions of pinned applications: the suffix of application_name tells the version.
+-- Without pg_read_all_stats the server hides what kind of backend another role's is, but not its name.
 SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::text AS address
   FROM pg_stat_activity a
- WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+ WHERE a.datname = current_database() AND COALESCE(a.backend_type, 'client backend') = 'client backend' AND a.pid <> pg_backend_pid()
  ORDER BY a.pid
 
 -- name: blockers
@@ -312,7 +323,7 @@ SELECT DISTINCT a.pid, a.state, left(regexp_replace(a.query, '\s+', ' ', 'g'), 8
 
 -- name: schema_views
 -- All tables of a schema with what a one-deep view of each needs, in one round trip.
-SELECT c.oid::bigint AS oid, c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
+SELECT c.oid::bigint AS oid, c.relname AS name, pg_get_userbyid(c.relowner) AS owner, c.relrowsecurity AS row_security,
        obj_description(c.oid, 'pg_class') AS comment,
        (SELECT COALESCE(jsonb_agg(jsonb_build_array(a.attname, col_description(c.oid, a.attnum)) ORDER BY a.attnum), '[]')
           FROM pg_attribute a
@@ -343,6 +354,24 @@ SELECT c.relname AS name
 -- name: views
 -- Views of a schema.
 SELECT c.relname AS name
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = :schema AND c.relkind = 'v'
+ ORDER BY c.relname
+
+-- name: view_rights
+-- Views of a schema with owner, whose rights they use, and what their owner has granted.
+SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner,
+       NOT COALESCE(c.reloptions @> '{security_invoker=true}'::text[], false) AS owner_rights,
+       (SELECT COALESCE(jsonb_agg(jsonb_build_array(CASE WHEN x.grantee <> 0 THEN pg_get_userbyid(x.grantee) END,
+                                                    x.privilege_type, x.is_grantable, x.column)), '[]')
+          FROM (SELECT r.grantee, r.privilege_type, r.is_grantable, NULL::name AS column
+                  FROM aclexplode(c.relacl) AS r
+                 UNION ALL
+                SELECT r.grantee, r.privilege_type, r.is_grantable, a.attname
+                  FROM pg_attribute a, LATERAL aclexplode(a.attacl) AS r
+                 WHERE a.attrelid = c.oid AND NOT a.attisdropped) AS x
+         WHERE x.grantee <> c.relowner) AS rights
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = :schema AND c.relkind = 'v'

@@ -753,7 +753,6 @@ def new_flight(connection: Connection, facts: TableFacts, order: Sequence[str]) 
     return replace(
         first_shape(spec, facts.oid),
         relation=facts.oid,
-        owner_rights=bool(facts.column_grants),
         user_triggers=any(t.before_row and (t.on_insert or t.on_update) for t in facts.triggers),
     )
 

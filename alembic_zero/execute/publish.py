@@ -15,6 +15,7 @@ from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.views import (
     SECURITY_INVOKER_SINCE,
     VersionSchema,
+    VersionView,
     ViewColumn,
     inner_name,
     render_bury,
@@ -28,7 +29,7 @@ from alembic_zero.sql.views import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from sqlalchemy.engine import Connection
@@ -100,31 +101,46 @@ class Publisher:
                 # Types of this version wait here already.
                 held = self._holds_types(name)
                 statements += self._clear(name)[: -1 if held else None]
-                grants = tuple(Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema))
-                statements += render_schema(VersionSchema(name, revision, schema, grants))[1 if held else 0 :]
+                statements += render_schema(self.schema(revision, schema))[1 if held else 0 :]
                 statements += self._views(name, schema)
         return statements
 
+    def schema(self, revision: str, schema: str) -> VersionSchema:
+        """Return the version schema of *revision* for the tables of *schema*, with the rights on that one."""
+        grants = tuple(Grant(**row) for row in read_rows(self.connection, "schema_grants", schema=schema))
+        return VersionSchema(self.view_schema(revision, schema), revision, schema, grants)
+
     def _views(self, view_schema: str, schema: str) -> list[str]:
-        statements: list[str] = []
-        flights = {f.relation: f for f in self.flights}
-        levels = {f.relation: len(f.levels) for f in self.flights} | {f.relation: 0 for f in self.others}
-        flights |= {f.relation: f for f in self.others}
+        levels = {f.relation: len(f.levels) for f in self.flights}
+        default_grants = self._default_grants()
+        return [
+            text
+            for view in self.views(view_schema, schema, levels, self._read_facts)
+            for text in render_view(replace(view, default_grants=default_grants))
+        ]
+
+    def _read_facts(self, flight: Flight) -> TableFacts:
+        return read_facts(self.connection, flight.schema, flight.name)
+
+    def views(
+        self, view_schema: str, schema: str, levels: Mapping[int, int], facts_of: Callable[[Flight], TableFacts]
+    ) -> Iterator[VersionView]:
+        """Yield the views of a version.
+
+        :param levels: for the tables that this project has in flight, which level the version shows, by their oid.
+        """
+        flights = {f.relation: f for f in (*self.flights, *self.others)}
         for row in read_rows(self.connection, "schema_views", schema=schema):
             if (schema, row["name"]) in self.hidden:
                 continue
             flight = flights.get(row["oid"])
+            level = levels.get(row["oid"], 0)
             if flight is None:
-                statements += self._plain_view(view_schema, schema, row)
-            elif levels[row["oid"]] in flight.shown_levels and not any(
-                level.dropped for level in flight.levels[: levels[row["oid"]]]
-            ):
-                facts = read_facts(self.connection, flight.schema, flight.name)
-                view = view_of_flight(view_schema, flight, levels[row["oid"]], facts, self.server_version)
-                statements += render_view(replace(view, default_grants=self._default_grants()))
-        return statements
+                yield self._plain_view(view_schema, schema, row)
+            elif level in flight.shown_levels and not any(one.dropped for one in flight.levels[:level]):
+                yield view_of_flight(view_schema, flight, level, facts_of(flight), self.server_version)
 
-    def _plain_view(self, view_schema: str, schema: str, row: Mapping[str, Any]) -> list[str]:
+    def _plain_view(self, view_schema: str, schema: str, row: Mapping[str, Any]) -> VersionView:
         facts = TableFacts(
             oid=row["oid"],
             schema=schema,
@@ -135,6 +151,7 @@ class Publisher:
             rows=0,
             grants=tuple(Grant(*entry) for entry in row["grants"]),
             column_grants=tuple(Grant(*entry) for entry in row["column_grants"]),
+            row_security=row["row_security"],
         )
         comments = dict(row["columns"])
         # A contract leaves copied columns at the table's end; clients go on seeing them where they were.
@@ -144,8 +161,7 @@ class Publisher:
             else []
         )
         columns = [ViewColumn(name, name, comment=comments[name]) for name in in_order(list(comments), order)]
-        view = view_of_table(view_schema, facts, columns, row["comment"], self.server_version)
-        return render_view(replace(view, default_grants=self._default_grants()))
+        return view_of_table(view_schema, facts, columns, row["comment"], self.server_version)
 
     def _default_grants(self) -> bool:
         return bool(read_rows(self.connection, "default_grants")[0]["found"])

@@ -194,7 +194,6 @@ class Flight(PlainData):
     cells: tuple[Cell, ...]
     levels: tuple[Level, ...] = ()
     generated: tuple[Edge, ...] = ()
-    owner_rights: bool = False
     user_triggers: bool = False
     last_trigger: str = ""
     has_marker: bool = False

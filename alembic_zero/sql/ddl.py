@@ -239,6 +239,11 @@ def grant_on_column(table: str, column: str, grant: Grant) -> str:
     return f"GRANT {grant.privilege} ({ident(column)}) ON {table} TO {grantee(grant.grantee)}{option}"
 
 
+def revoke_on_column(table: str, column: str, grant: Grant) -> str:
+    """Return REVOKE for one column, and for whom its grantee has given it on."""
+    return f"REVOKE {grant.privilege} ({ident(column)}) ON {table} FROM {grantee(grant.grantee)} CASCADE"
+
+
 def drop_functions(schema: str, names: Iterable[str]) -> str:
     """Return one DROP FUNCTION IF EXISTS for functions whose names are their own alone."""
     return f"DROP FUNCTION IF EXISTS {', '.join(ident(schema, name) for name in names)}"
@@ -354,6 +359,33 @@ def revoke_from_all(relation: str) -> str:
                    "c.relowner")  # fmt: skip
 
 
+def give_to(kind: str, schema: str, name: str, owner: str) -> str:
+    """Return a block that makes a role the owner of something in a schema of ours.
+
+    Who is no superuser can do that only if the new owner may create things there: for this moment it may.
+
+    :param kind: ``VIEW`` or ``TYPE``.
+    """
+    right = f"CREATE ON SCHEMA {ident(schema)}"
+    body = (
+        "DECLARE closed boolean;\nBEGIN\n"
+        f"  closed := NOT has_schema_privilege({literal(owner)}::name, {literal(schema)}::text, 'CREATE');\n"
+        f"  IF closed THEN GRANT {right} TO {ident(owner)}; END IF;\n"
+        f"  ALTER {kind} {ident(schema, name)} OWNER TO {ident(owner)};\n"
+        f"  IF closed THEN REVOKE {right} FROM {ident(owner)}; END IF;\nEND"
+    )
+    return block(body)
+
+
+def revoke_everything(relation: str) -> str:
+    """Return a block that takes back whatever anybody but its owner may do with a relation of ours, or its columns."""
+    rights = (
+        "pg_class c, LATERAL (SELECT r.grantee FROM aclexplode(c.relacl) AS r UNION ALL\n"
+        "    SELECT r.grantee FROM pg_attribute a, LATERAL aclexplode(a.attacl) AS r WHERE a.attrelid = c.oid) AS x"
+    )
+    return _revoke(relation, rights, f"c.oid = {literal(relation)}::regclass", "c.relowner")
+
+
 def close_function(schema: str, name: str) -> str:
     """Return a block that leaves a function of ours, whose name is its own alone, to its owner.
 
@@ -385,7 +417,7 @@ def _revoke(what: str, rights: str, condition: str, owner: str) -> str:
         "                                   ELSE quote_ident(pg_get_userbyid(x.grantee)) END\n"
         f"                FROM {rights}\n"
         f"               WHERE {condition} AND x.grantee <> {owner} LOOP\n"
-        f"    EXECUTE {literal(f'REVOKE ALL ON {what} FROM ')} || role;\n  END LOOP;\nEND"
+        f"    EXECUTE {literal(f'REVOKE ALL ON {what} FROM ')} || role || ' CASCADE';\n  END LOOP;\nEND"
     )
     return block(body)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from alembic_zero.sql.ddl import block, close_schema, close_type
+from alembic_zero.sql.ddl import block, close_schema, close_type, give_to
 from alembic_zero.sql.quoting import grantee, ident, literal
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def type_settings(
     :param grants: None where nobody has granted or revoked anything.
     """
     type_ = ident(schema, name)
-    statements = [f"ALTER TYPE {type_} OWNER TO {ident(owner)}"] if owner is not None else []
+    statements = [give_to("TYPE", schema, name, owner)] if owner is not None else []
     if grants is not None:
         statements.append(close_type(schema, name))
         statements += [

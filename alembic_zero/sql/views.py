@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
-from alembic_zero.sql.ddl import close_schema, revoke_from_all
+from alembic_zero.sql.ddl import close_schema, give_to, revoke_everything, revoke_from_all
 from alembic_zero.sql.quoting import dollar_quoted, grantee, ident, idents, literal
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ class VersionSchema:
     views: tuple[VersionView, ...] = field(default=())
 
 
+def uses_owner_rights(facts: TableFacts, version: int) -> bool:
+    """Return whether a table's views check rights as its owner and not as whoever asks.
+
+    With column privileges they must: an invoker needs a right on every column that a view reads. Row security
+    they would pass by, so with both the view is the invoker's: whoever has only column privileges is denied.
+    """
+    return version < SECURITY_INVOKER_SINCE or (bool(facts.column_grants) and not facts.row_security)
+
+
 def inner_name(oid: int, level_tag: int, view_schema: str) -> str:
     """Return the name of the inner view of a table for one version."""
     return internal_name("v", str(oid), str(-level_tag), view_schema)
@@ -79,7 +88,7 @@ def view_of_table(
         columns=tuple(columns),
         grants=facts.grants,
         column_grants=facts.column_grants,
-        owner_rights=bool(facts.column_grants) or version < SECURITY_INVOKER_SINCE,
+        owner_rights=uses_owner_rights(facts, version),
         comment=comment,
     )
 
@@ -99,7 +108,7 @@ def view_of_flight(view_schema: str, flight: Flight, level: int, facts: TableFac
         ),
         grants=facts.grants,
         column_grants=facts.column_grants,
-        owner_rights=flight.owner_rights or version < SECURITY_INVOKER_SINCE,
+        owner_rights=uses_owner_rights(facts, version),
         inner=None if tag is None else inner_name(flight.id, tag, view_schema),
         tag=tag,
         comment=spec.comment,
@@ -143,7 +152,7 @@ def render_view(view: VersionView) -> list[str]:
     statements += [
         f"ALTER VIEW {outer} ALTER COLUMN {ident(c.logical)} SET DEFAULT {c.default}" for c in view.columns if c.default
     ]
-    statements += _render_rights(view, outer) + _render_comments(view, outer)
+    statements += _render_rights(view, (view.schema, view.name)) + _render_comments(view, outer)
     return statements
 
 
@@ -153,28 +162,52 @@ def _render_inner(view: VersionView, columns: Sequence[tuple[str, str]]) -> list
     return [
         f"CREATE VIEW {inner}{_options(view)} AS {select}",
         f"ALTER VIEW {inner} ALTER COLUMN {ident(MARKER)} SET DEFAULT {view.tag}",
-        *_render_rights(view, inner),
+        *_render_rights(view, (JOURNAL_SCHEMA, str(view.inner))),
     ]
 
 
-def _render_rights(view: VersionView, name: str) -> list[str]:
-    statements = [revoke_from_all(name)] if view.default_grants else []
+def _render_rights(view: VersionView, name: tuple[str, str]) -> list[str]:
+    statements = [revoke_from_all(ident(*name))] if view.default_grants else []
     if view.owner_rights:
-        statements.append(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
-    by_physical = {c.physical: c.logical for c in view.columns}
-    statements += [f"GRANT {g.privilege} ON {name} TO {_grantee(view, g)}" for g in view.grants]
-    statements += [
-        f"GRANT {g.privilege} ({ident(by_physical[str(g.column)])}) ON {name} TO {_grantee(view, g)}"
-        for g in view.column_grants
-        if g.column in by_physical and g.privilege != "REFERENCES"
+        statements.append(give_to("VIEW", *name, view.owner))
+    return statements + _render_grants(view, name)
+
+
+def _render_grants(view: VersionView, name: tuple[str, str]) -> list[str]:
+    return [
+        f"GRANT {g.privilege}{f' ({ident(g.column)})' if g.column else ''} ON {ident(*name)} TO {grantee(g.grantee)}"
+        f"{' WITH GRANT OPTION' if g.grantable else ''}"
+        for g in rights_of(view)
     ]
-    return statements
 
 
-def _grantee(view: VersionView, grant: Grant) -> str:
+def rights_of(view: VersionView) -> list[Grant]:
+    """Return what a view grants, by the names of its own columns."""
+    by_physical = {c.physical: c.logical for c in view.columns}
+    columns = [g for g in view.column_grants if g.column in by_physical and g.privilege != "REFERENCES"]
+    granted = [*view.grants, *(replace(g, column=by_physical[str(g.column)]) for g in columns)]
     # A table's owner may pass on what it has; the view's owner is whoever migrates.
-    option = grant.grantable or grant.grantee == view.owner
-    return f"{grantee(grant.grantee)}{' WITH GRANT OPTION' if option else ''}"
+    return [replace(g, grantable=g.grantable or g.grantee == view.owner) for g in granted]
+
+
+def render_regrant(view: VersionView, name: tuple[str, str], *, owner_rights: bool) -> list[str]:
+    """Return the statements that give a view the rights of its table anew, and nobody any other.
+
+    :param name: schema and name of the visible view, or of the inner one.
+    :param owner_rights: whose rights it uses so far; a change takes ACCESS EXCLUSIVE on the view.
+    """
+    text = ident(*name)
+    statements = [revoke_everything(text)]
+    if view.owner_rights and not owner_rights:
+        statements += [f"ALTER VIEW {text} RESET (security_invoker)", give_to("VIEW", *name, view.owner)]
+    elif owner_rights and not view.owner_rights:
+        statements.append(f"ALTER VIEW {text} SET (security_invoker = true)")
+    return statements + _render_grants(view, name)
+
+
+def render_regrant_schema(schema: VersionSchema) -> list[str]:
+    """Return the statements that give a version schema the rights of its base schema anew."""
+    return [close_schema(schema.name), *_render_schema_grants(schema)]
 
 
 def _render_comments(view: VersionView, name: str) -> list[str]:
@@ -203,10 +236,15 @@ def render_schema(schema: VersionSchema) -> list[str]:
         f"CREATE SCHEMA {name}",
         f"COMMENT ON SCHEMA {name} IS {literal(comment)}",
         close_schema(schema.name),
-        *(
-            f"GRANT USAGE ON SCHEMA {name} TO {grantee(g.grantee)}{' WITH GRANT OPTION' if g.grantable else ''}"
-            for g in schema.grants
-        ),
+        *_render_schema_grants(schema),
+    ]
+
+
+def _render_schema_grants(schema: VersionSchema) -> list[str]:
+    return [
+        f"GRANT USAGE ON SCHEMA {ident(schema.name)} TO {grantee(g.grantee)}"
+        f"{' WITH GRANT OPTION' if g.grantable else ''}"
+        for g in schema.grants
     ]
 
 

@@ -68,4 +68,3 @@ class RoleDatabase(Database):
     def other(self) -> Database:
         """Return a second database for the same role."""
         return RoleDatabase(self._origin.other(), self.kind)
-
