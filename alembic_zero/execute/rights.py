@@ -69,7 +69,7 @@ class Rights:
         actual = read_facts(self._connection, flight.schema, flight.name)
         wanted = _with_copies(flight, actual)
         table = ident(flight.schema, flight.name)
-        for column in dict.fromkeys(str(c.physical) for c in flight.cells if c.source is not None):
+        for column, _ in _copies(flight):
             before, after = (_of_column(facts, column) for facts in (actual, wanted))
             if set(before) != set(after) and column in actual.physical_names:
                 revoked = [revoke_on_column(table, column, grant) for grant in before]
@@ -118,11 +118,20 @@ def _of_column(facts: TableFacts, column: str) -> list[Grant]:
     return [grant for grant in facts.column_grants if grant.column == column]
 
 
+def _copies(flight: Flight) -> Iterator[tuple[str, str]]:
+    """Yield each copied column with the one that it will replace, by their names in the table."""
+    physical = {cell.id: cell.physical for cell in flight.cells}
+    for cell in flight.cells:
+        # After a contract of earlier versions the copy is the column itself.
+        source = physical.get(cell.source) if cell.source else None
+        if source is not None and cell.physical is not None:
+            yield cell.physical, source
+
+
 def _with_copies(flight: Flight, facts: TableFacts) -> TableFacts:
     """Return a table's facts as they are once every copy has the privileges of the column that it replaces."""
-    for cell in flight.cells:
-        if cell.source is not None and cell.physical is not None:
-            source = _of_column(facts, str(flight.cell(cell.source).physical))
-            others = [grant for grant in facts.column_grants if grant.column != cell.physical]
-            facts = replace(facts, column_grants=(*others, *(replace(grant, column=cell.physical) for grant in source)))
+    for copy, source in _copies(flight):
+        others = [grant for grant in facts.column_grants if grant.column != copy]
+        copied = [replace(grant, column=copy) for grant in _of_column(facts, source)]
+        facts = replace(facts, column_grants=(*others, *copied))
     return facts
