@@ -19,6 +19,7 @@ from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_schema
 from alembic_zero.execute.preflight import check_rows
+from alembic_zero.execute.samples import Sample
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER
@@ -32,6 +33,7 @@ from alembic_zero.plan.demands import demands_of
 from alembic_zero.plan.draft import new_draft
 from alembic_zero.plan.enums import EnumFlight, plan_types
 from alembic_zero.plan.expand import (
+    function_statements,
     plan_backfill,
     plan_columns,
     plan_fills,
@@ -172,11 +174,11 @@ class Planner:
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
             self._findings += self._survey(connection, flights)
-        check_findings(self._findings, revision)
-        self._check_rows(flights)
         types = plan_types(self._enums.changes, revision, self._enums.holders)
         prelude = [text for item in items for text in definitions(item, self.default_schema)]
         prelude += [text for step in types for text in step.statements]
+        self._findings += self._look_at_rows(flights, prelude)
+        check_findings(self._findings, revision)
         for group in groups(flights):
             self._rehearse(group, prelude, self._created_texts(items, group))
         return self._assemble(items, flights, types)
@@ -473,11 +475,32 @@ class Planner:
             yield from find_without_identity(flight, facts)
             yield from find_subscriptions(flight, facts)
 
-    def _check_rows(self, flights: dict[int, Flight]) -> None:
-        """Refuse rows that could not follow, while nothing has changed yet."""
+    def _look_at_rows(self, flights: dict[int, Flight], prelude: Sequence[str]) -> Iterator[Finding]:
+        """Yield what rows that exist say against the plan, while nothing has changed yet."""
         with self.sessions.lend() as connection:
             for oid, flight in flights.items():
-                check_rows(connection, flight, demands_of(flight, self._drafts[oid]))
+                try:
+                    check_rows(connection, flight, demands_of(flight, self._drafts[oid]))
+                except RefusedError as error:
+                    yield Finding.of_error(error)
+            for flight in flights.values():
+                if not flight.created and (flight.schema, flight.name) not in self._created:
+                    with rolled_back(connection):
+                        yield from self._sample(connection, flight, prelude)
+
+    def _sample(self, connection: Connection, flight: Flight, prelude: Sequence[str]) -> list[Finding]:
+        """Return what a table's expressions make of some of its rows; nothing if they need what is not there yet."""
+        self.rules.set_timeout(connection)
+        savepoint = connection.begin_nested()
+        try:
+            self.journal.create(connection)
+            for statement in (*prelude, *function_statements(flight)):
+                send(connection, statement)
+        except DBAPIError:
+            # The rehearsal comes to it, with everything that the revision creates before.
+            savepoint.rollback()
+            return []
+        return list(Sample(connection, flight, self.preflight.sample_rows).findings())
 
     def _created_texts(self, items: Sequence[Item], group: Sequence[Flight]) -> list[str]:
         """Return the statements that create the tables of a group which are not there yet."""

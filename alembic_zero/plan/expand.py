@@ -53,7 +53,7 @@ def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str
     flights = {flight.id: flight for flight, _ in group}
     statements = [text for flight, facts in group for text in hold_statements(flight, facts)]
     statements += [text for flight, facts in group for text in _column_statements(flight, facts)]
-    statements += [text for flight in flights.values() for text in _function_statements(flight)]
+    statements += [text for flight in flights.values() for text in function_statements(flight)]
     for flight in flights.values():
         for link in flight.levels[-1].links:
             statements += LinkSql(link, flight, flights[link.target.flight]).functions()
@@ -75,7 +75,8 @@ def _column_statements(flight: Flight, facts: TableFacts) -> list[str]:
     return statements + [ddl.drop_not_null(table, str(flight.cell(cell).physical)) for cell in level.relaxed]
 
 
-def _function_statements(flight: Flight) -> list[str]:
+def function_statements(flight: Flight) -> list[str]:
+    """Return the statements that create the newest level's functions; no table is locked."""
     level = flight.levels[-1]
     if not level.syncs:
         return []
