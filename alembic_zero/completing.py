@@ -190,6 +190,8 @@ class Completion:
             tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
             handled: dict[str, list[str]] = {}
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
+            for swap in swaps:
+                self._check_dependants(swap, target)
             severing = [s for f in self._flights(target) for s in self._severing(connection, f, target, source)]
             buried = [
                 text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled, m.id)
@@ -260,6 +262,25 @@ class Completion:
         rows = read_rows(connection, "views_of_table", oid=flight.relation)
         others = [(row["schema"], row["name"]) for row in rows if row["schema"] not in seen]
         return Swap(flight, flight.level_of(target.id), facts, gone, kept, version, others=others)
+
+    @staticmethod
+    def _check_dependants(swap: Swap, target: Migration) -> None:
+        """Refuse what somebody has made in flight on columns that go: past the first table there is no way back.
+
+        :raises RefusedError: code ZD207.
+        """
+        found = swap.dependants()
+        if found:
+            name = f"{swap.facts.schema}.{swap.facts.name}"
+            listed = ", ".join(f"{thing} on {column!r}" if column else thing for column, thing in found)
+            raise RefusedError(
+                f"revision {target.revision!r}, table {name}: what goes is still used: {listed}; nothing was changed: "
+                "drop it, or change it first",
+                code="ZD207",
+                revision=target.revision,
+                table=name,
+                next_command=f"alembic zd-complete {target.revision}",
+            )
 
     def _types(self, target: Migration, source: str) -> list[Step]:
         """Return the step that puts new enums in the place of former ones, which no table has any more."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
     from alembic_zero.execute.journal import State
+    from alembic_zero.plan.findings import Finding
     from alembic_zero.plan.items import Item
 
 
@@ -340,11 +341,9 @@ class Road:
         number = workplace.journal.reserve_number(workplace.connection)
         planner = Planner(
             workplace.sessions, workplace.journal, self._state, executor.server, executor.rules,
-            workplace.default_schema, options, workplace.settings.preflight,
+            workplace.default_schema, options, workplace.settings.preflight, self._announce,
         )  # fmt: skip
         expansion = planner.plan(items, self._target, number)
-        for line in reporting.finding_lines(expansion.findings, notes=False):
-            workplace.report(line)
         schemas = workplace.schemas(self._state, expansion.schemas)
         workplace.publisher(()).check(self._target, schemas)
         migration = Migration(
@@ -364,6 +363,10 @@ class Road:
                 )
             workplace.journal.add_migration(executor.work, migration, expansion.last_generation)
         return migration
+
+    def _announce(self, findings: Sequence[Finding]) -> None:
+        for line in reporting.finding_lines(findings, notes=False):
+            self._workplace.report(line)
 
     def _publish(self, migration: Migration) -> None:
         """Create the version schema in Alembic's own transaction, in which the version moves too."""

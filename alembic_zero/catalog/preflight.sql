@@ -53,3 +53,89 @@ SELECT DISTINCT s.subname AS name
   JOIN pg_subscription s ON s.oid = r.srsubid
  WHERE r.srrelid = :oid OR r.srrelid IN (SELECT t.relid FROM pg_partition_tree(:oid) t)
  ORDER BY 1
+
+-- name: health
+-- What a migration of a table has to know of it beyond its shape: sizes, rights, what others have left half done.
+SELECT c.relnatts::int AS attributes,
+       pg_has_role(c.relowner, 'USAGE')
+         AND NOT EXISTS (SELECT FROM pg_partition_tree(:oid) t JOIN pg_class l ON l.oid = t.relid
+                          WHERE NOT pg_has_role(l.relowner, 'USAGE')) AS owned,
+       has_schema_privilege(c.relnamespace, 'CREATE') AS may_create,
+       GREATEST(c.reltuples, s.rows, 0)::bigint AS rows, s.heap::bigint AS heap, s.indexes::bigint AS indexes,
+       (SELECT count(*)::int FROM pg_index i WHERE i.indrelid = :oid) AS index_count,
+       COALESCE(s.age, 0)::bigint AS frozen_age, current_setting('autovacuum_freeze_max_age')::bigint AS freeze_max_age,
+       ARRAY(SELECT ic.relname::text FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+              WHERE i.indrelid = :oid AND NOT i.indisvalid ORDER BY 1) AS invalid_indexes,
+       ARRAY(SELECT con.conname::text FROM pg_constraint con
+              WHERE con.conrelid = :oid AND NOT con.convalidated ORDER BY 1) AS not_valid,
+       ARRAY(SELECT 'column ' || quote_ident(a.attname) FROM pg_attribute a
+              WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname ~ '^_zd_' ORDER BY a.attnum)
+         || ARRAY(SELECT 'trigger ' || quote_ident(g.tgname) FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+                   WHERE g.tgrelid = :oid AND p.pronamespace IS NOT DISTINCT FROM to_regnamespace('alembic_zero')
+                   ORDER BY 1) AS leftovers
+  FROM pg_class c
+ CROSS JOIN LATERAL (
+       SELECT sum(pg_relation_size(l.oid)) AS heap, sum(pg_indexes_size(l.oid)) AS indexes, sum(GREATEST(l.reltuples, 0)) AS rows,
+              max(CASE WHEN l.relfrozenxid <> '0' THEN age(l.relfrozenxid) END) AS age
+         FROM pg_class l
+        WHERE l.oid = :oid OR l.oid IN (SELECT t.relid FROM pg_partition_tree(:oid) t WHERE t.isleaf)) AS s
+ WHERE c.oid = :oid
+
+-- name: rights
+-- What the migrating role may do in the database.
+SELECT current_database() AS database, current_user AS role,
+       has_database_privilege(current_database(), 'CREATE') AS may_create_schemas,
+       has_database_privilege(current_database(), 'TEMPORARY') AS may_create_temporary,
+       n.oid IS NULL OR has_schema_privilege(n.oid, 'CREATE') AS may_create_functions,
+       ARRAY(SELECT v.nspname::text FROM pg_namespace v
+              WHERE obj_description(v.oid, 'pg_namespace') LIKE 'alembic_zero: version%' AND NOT pg_has_role(v.nspowner, 'USAGE')
+              ORDER BY 1) AS foreign_versions
+  FROM (SELECT to_regnamespace('alembic_zero')::oid) AS n(oid)
+
+-- name: rights_to_reference
+-- Whether the role may lock a table and let a foreign key reference it; NULL if there is no such table.
+SELECT has_table_privilege(t.oid, 'REFERENCES') AND has_table_privilege(t.oid, 'UPDATE, DELETE, TRUNCATE') AS granted
+  FROM (SELECT to_regclass(:name)) AS t(oid)
+
+-- name: slots
+-- Replication slots, and how much WAL each holds.
+SELECT s.slot_name AS name, s.slot_type AS type, s.active, COALESCE(s.wal_status, '') AS wal_status,
+       COALESCE(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0)::bigint AS retained
+  FROM pg_replication_slots s
+ WHERE NOT s.temporary
+ ORDER BY 1
+
+-- name: wal_limits
+-- How much WAL may be kept: for slots (NULL: without limit), and between checkpoints.
+SELECT CASE WHEN k.setting::bigint >= 0 THEN k.setting::bigint * 1024 * 1024 END AS slots, m.setting::bigint * 1024 * 1024 AS checkpoints
+  FROM pg_settings k, pg_settings m
+ WHERE k.name = 'max_slot_wal_keep_size' AND m.name = 'max_wal_size'
+
+-- name: old_transactions
+-- Transactions of this database that are a minute old, prepared ones of any age: they keep VACUUM from rows, and
+-- CREATE INDEX CONCURRENTLY waits for them.
+SELECT a.pid, NULL::text AS prepared, COALESCE(a.application_name, '') AS application, COALESCE(a.state, 'unknown') AS state,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::int AS seconds
+  FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_start < clock_timestamp() - interval '60 s'
+UNION ALL
+SELECT NULL, x.gid, x.owner, 'prepared', extract(epoch FROM clock_timestamp() - x.prepared)::int
+  FROM pg_prepared_xacts x
+ WHERE x.database = current_database()
+ ORDER BY 5 DESC, 1, 2
+
+-- name: lock_holders
+-- Transactions older than a second that hold a lock on a table, or on one of its partitions.
+SELECT DISTINCT a.pid, x.gid AS prepared, COALESCE(a.application_name, x.owner, '') AS application,
+       COALESCE(a.state, CASE WHEN x.gid IS NULL THEN 'unknown' ELSE 'prepared' END) AS state,
+       extract(epoch FROM clock_timestamp() - COALESCE(a.xact_start, x.prepared))::int AS seconds
+  FROM pg_locks l
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_locks xl ON l.pid IS NULL AND xl.virtualtransaction = l.virtualtransaction AND xl.locktype = 'transactionid' AND xl.granted
+  LEFT JOIN pg_prepared_xacts x ON x.transaction = xl.transactionid
+ WHERE l.granted AND l.locktype = 'relation' AND l.mode <> 'ShareUpdateExclusiveLock'
+   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+   AND (l.relation = :oid OR l.relation IN (SELECT t.relid FROM pg_partition_tree(:oid) t))
+   AND l.pid IS DISTINCT FROM pg_backend_pid()
+   AND COALESCE(a.xact_start, x.prepared) < clock_timestamp() - interval '1 s'
+ ORDER BY 5 DESC, 1, 2

@@ -194,7 +194,7 @@ SELECT t.tgname AS name,
        (t.tgtype & 16) <> 0 AS on_update,
        ARRAY(SELECT a.attname::text FROM unnest(t.tgattr::int2[]) WITH ORDINALITY AS k(attnum, position)
                JOIN pg_attribute a ON a.attrelid = t.tgrelid AND a.attnum = k.attnum ORDER BY k.position) AS update_columns,
-       p.proname AS function,
+       p.proname AS function, p.prosrc AS body,
        encode(t.tgargs, 'hex') AS arguments,
        p.prosrc ~* 'insert\s+into[^;]*(values\s*\(|select)\s*\(?\s*(old|new)\.\*' AS copies_rows
   FROM pg_trigger t
@@ -240,7 +240,7 @@ SELECT pg_get_userbyid(n.nspowner) AS owner,
 -- goes or moves with the table: its defaults, indexes, constraints, statistics, sequences, and keys that reference it.
 -- Nor publications: see "publications". Nor anything of ours.
 SELECT DISTINCT a.attname AS column,
-       CASE WHEN r.ev_class IS NULL OR r.ev_class = :oid THEN pg_describe_object(d.classid, d.objid, 0)
+       CASE WHEN r.ev_class IS NULL OR r.ev_class = :oid THEN pg_describe_object(d.classid, d.objid, d.objsubid)
             ELSE pg_describe_object('pg_class'::regclass, r.ev_class, 0) END AS object
   FROM pg_depend d
   JOIN pg_class c ON c.oid = :oid

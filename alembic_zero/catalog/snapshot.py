@@ -145,7 +145,8 @@ class TableSpec(PlainData):
 class Trigger(PlainData):
     """A user's trigger: *before_row* for BEFORE ... FOR EACH ROW; *update_columns* of UPDATE OF.
 
-    *copies_rows* if its function inserts ``OLD.*`` or ``NEW.*``, whole rows, into another table.
+    *body* is the text of its function. *copies_rows* if that inserts ``OLD.*`` or ``NEW.*``, whole rows, into
+    another table.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Trigger(PlainData):
     function: str = ""
     arguments: tuple[str, ...] = ()
     copies_rows: bool = False
+    body: str = ""
 
 
 @dataclass(frozen=True)

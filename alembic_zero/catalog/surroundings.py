@@ -27,3 +27,74 @@ class Publication(PlainData):
     sends_old_rows: bool
     via_root: bool
     generated: bool
+
+
+@dataclass(frozen=True)
+class Health(PlainData):
+    """What a migration of a table has to know of it beyond its shape.
+
+    *attributes* counts column slots, those of dropped columns too. *owned* and *may_create* say whether the
+    migrating role owns the table (and its partitions) and may create in its schema. *leftovers* are columns and
+    triggers that look like ours.
+    """
+
+    attributes: int
+    owned: bool
+    may_create: bool
+    rows: int
+    heap: int
+    indexes: int
+    index_count: int
+    frozen_age: int
+    freeze_max_age: int
+    invalid_indexes: tuple[str, ...] = ()
+    not_valid: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rights(PlainData):
+    """What the migrating role may do in the database; *foreign_versions* are version schemas that it does not own."""
+
+    database: str
+    role: str
+    may_create_schemas: bool
+    may_create_temporary: bool
+    may_create_functions: bool
+    foreign_versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Slot(PlainData):
+    """A replication slot; *retained* is how many bytes of WAL it holds."""
+
+    name: str
+    type: str
+    active: bool
+    wal_status: str
+    retained: int
+
+
+@dataclass(frozen=True)
+class WalLimits(PlainData):
+    """How many bytes of WAL may be kept: for slots (None: without limit), and between checkpoints."""
+
+    slots: int | None
+    checkpoints: int
+
+
+@dataclass(frozen=True)
+class Transaction(PlainData):
+    """A transaction that others wait for: of a session, or *prepared* under this name."""
+
+    pid: int | None
+    prepared: str | None
+    application: str
+    state: str
+    seconds: int
+
+    def describe(self) -> str:
+        """Return who it is, for a person."""
+        if self.prepared is not None:
+            return f"prepared transaction {self.prepared!r} of {self.application}, {self.seconds} s old"
+        return f"pid {self.pid} ({self.application or 'no application_name'}, {self.state}, {self.seconds} s old)"

@@ -21,6 +21,7 @@ from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_sch
 from alembic_zero.execute.preflight import check_rows
 from alembic_zero.execute.samples import Sample
 from alembic_zero.execute.sending import describe_error, send
+from alembic_zero.execute.survey import survey_plan, survey_rights
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER
 from alembic_zero.operations.base import ZdTableOperation
@@ -55,20 +56,14 @@ from alembic_zero.plan.policy import (
     check_table,
     check_triggers,
 )
-from alembic_zero.plan.publishing import (
-    find_published_all,
-    find_subscriptions,
-    find_unheld,
-    find_without_identity,
-    held_publications,
-)
+from alembic_zero.plan.publishing import held_publications
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy.engine import Connection
 
@@ -127,12 +122,17 @@ def digest_items(items: Sequence[Item], options: dict[str, Any]) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
+def _say_nothing(_findings: Sequence[Finding]) -> None:
+    """Leave it to the expansion to carry what was found."""
+
+
 @dataclass
 class Planner:
     """Plans one upgrade (or reverse migration).
 
     :param default_schema: schema of unqualified names.
     :param options: env.py's context options, for naming conventions.
+    :param announce: is told what refuses nothing, before the first strong lock.
     """
 
     sessions: Sessions
@@ -143,6 +143,7 @@ class Planner:
     default_schema: str
     options: dict[str, Any]
     preflight: PreflightOptions
+    announce: Callable[[Sequence[Finding]], None] = _say_nothing
     _trials: dict[int, LinkedTrial] = field(default_factory=dict)
     _followers: dict[int, Draft] = field(default_factory=dict)
     _positions: dict[int, list[int]] = field(default_factory=dict)
@@ -161,6 +162,7 @@ class Planner:
         self._next_generation = self.state.last_generation + 1
         with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
+            check_findings(survey_rights(connection, self._version_schemas()), revision)
             send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
             following = Following(connection, self.state.flights, revision, self.default_schema, self.server.version)
             self._created = set(created_tables(items, self.default_schema))
@@ -173,15 +175,23 @@ class Planner:
             self._enums.apply(items, partial(self._resolve_last, connection, items))
             self._follow(connection, following, items)
             flights = self._finish(connection, migration, revision)
-            self._findings += self._survey(connection, flights)
+            tables = [(flight, self._drafts[oid].facts) for oid, flight in flights.items()]
+            self._findings += survey_plan(connection, tables, self.server, self.preflight)
         types = plan_types(self._enums.changes, revision, self._enums.holders)
         prelude = [text for item in items for text in definitions(item, self.default_schema)]
         prelude += [text for step in types for text in step.statements]
-        self._findings += self._look_at_rows(flights, prelude)
+        if not any(one.code == "ZD219" for one in self._findings):
+            # Without its rights the role could not read them.
+            self._findings += self._look_at_rows(flights, prelude)
         check_findings(self._findings, revision)
+        self.announce(self._findings)
         for group in groups(flights):
             self._rehearse(group, prelude, self._created_texts(items, group))
         return self._assemble(items, flights, types)
+
+    def _version_schemas(self) -> list[str]:
+        """Return the project's version schemas, which a contract or a rollback will have to change."""
+        return [self.journal.view_schema(m.revision, s) for m in self.state.published for s in m.schemas]
 
     # -- the trial ------------------------------------------------------------------------
 
@@ -463,17 +473,6 @@ class Planner:
         if self.preflight.publications != HOLD:
             return flight
         return replace(flight, held=held_publications(flight, draft.facts, self.server.version))
-
-    def _survey(self, connection: Connection, flights: dict[int, Flight]) -> Iterator[Finding]:
-        """Yield what the catalog says against the plan."""
-        setting = self.preflight.publications
-        everything = [row["name"] for row in read_rows(connection, "publications_of_all")]
-        yield from find_published_all(everything, setting)
-        for oid, flight in flights.items():
-            facts = self._drafts[oid].facts
-            yield from find_unheld(flight, facts, self.server.version, setting)
-            yield from find_without_identity(flight, facts)
-            yield from find_subscriptions(flight, facts)
 
     def _look_at_rows(self, flights: dict[int, Flight], prelude: Sequence[str]) -> Iterator[Finding]:
         """Yield what rows that exist say against the plan, while nothing has changed yet."""

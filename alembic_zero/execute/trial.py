@@ -158,8 +158,6 @@ class TableTrial(ObjectTrial):
         draft, name = self.draft, operation.column_name
         if draft.spec.column(name) is not None:
             raise self._refuse(f"column {name!r} exists already", "ZD203")
-        if len(draft.facts.physical_names) > 1500:
-            raise self._refuse("the table has hardly any column slots left (limit 1,600)")
         before = draft.spec
         with self._savepoint():
             self._apply_plain(operation)

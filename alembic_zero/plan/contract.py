@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alembic_zero.lens.objects import ObjectKind, lost_at, names_at, objects_until
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.plan.expand import drop_triggers, table_lock
-from alembic_zero.plan.publishing import release_statements
+from alembic_zero.plan.publishing import publications_reading, release_statements
 from alembic_zero.plan.references import restored_deferral
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
@@ -182,6 +182,14 @@ class Swap:
     def is_dropped(self) -> bool:
         """Whether the revision drops the table."""
         return any(level.dropped for level in self.flight.levels[: self.level])
+
+    def dependants(self) -> list[tuple[str | None, str]]:
+        """Return what would keep the server from dropping what goes, with the column that it uses."""
+        if self.is_dropped:
+            return list(self.facts.dependents)
+        gone = [str(self.flight.cell(c).physical) for c in self._gone_cells()]
+        found: list[tuple[str | None, str]] = [one for one in self.facts.dependents if one[0] in gone]
+        return found + [(c, thing) for c in gone for thing in publications_reading(c, self.flight, self.facts)]
 
     @cached_property
     def _names(self) -> dict[tuple[ObjectKind, str], str]:

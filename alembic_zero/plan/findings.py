@@ -102,7 +102,7 @@ def check_findings(findings: Sequence[Finding], revision: str) -> None:
     )
 
 
-def megabytes(size: int) -> str:
+def readable(size: int) -> str:
     """Return a number of bytes in a unit that a person can compare."""
     for unit, factor in (("GB", 1 << 30), ("MB", 1 << 20)):
         if size >= factor:

@@ -39,16 +39,17 @@ def test_upgrade__functions_closed_by_default__application_writes_are_converted(
     assert database.fetch("SELECT id, n FROM zd_r2.t ORDER BY id") == [(1, "1"), (2, "2")]
 
 
-def test_upgrade__role_may_not_create_schemas__one_line_and_nothing_changed(database, tmp_path):
-    """A missing privilege is foreseeable: no traceback, the server's words, the catalog as it was."""
+def test_upgrade__role_may_not_create_schemas__the_grant_is_named_and_nothing_changed(database, tmp_path):
+    """A missing privilege is foreseeable: no traceback, the GRANT that helps, the catalog as it was."""
     _role(database, "poor_owner", "GRANT CREATE ON SCHEMA public TO poor_owner")
     database.execute("CREATE TABLE t (id integer PRIMARY KEY, n integer)", user="poor_owner")
     project = _project(database, tmp_path, user="poor_owner")
     project.run_in_process("stamp", "r1")
     before = database.normalised_dump(None)
     refused = project.run_in_process("upgrade", "r2", check=False)
-    assert refused.returncode == 1
-    assert "permission denied for database" in refused.stdout + refused.stderr
+    assert refused.returncode == 2
+    assert "[ZD219]" in refused.stdout
+    assert "GRANT CREATE ON DATABASE" in refused.stdout
     assert "Traceback" not in refused.stdout + refused.stderr
     assert database.normalised_dump(None) == before
 

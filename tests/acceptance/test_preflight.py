@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -212,3 +213,226 @@ def test_findings__errors_are_refused_all_at_once(database, tmp_path):
     setup = SETUP + "ALTER TABLE t REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE t"
     project = _project(database, tmp_path, upgrade, setup)
     _refused(project, database, "3 things are in the way", "error ZD218", "error ZD213", "error ZD214")
+
+
+# -- dependants -------------------------------------------------------------------------------------
+
+DROP_N = 'op.zd_drop_column("t", "n")'
+FUNCTION = "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+DEPENDANTS = {
+    "view": ("CREATE VIEW v AS SELECT id, n FROM t", "view public.v", NUMBER),
+    "view_of_dropped": ("CREATE VIEW v AS SELECT count(*) FROM t WHERE n > 1", "view public.v", DROP_N),
+    "materialised_view": ("CREATE MATERIALIZED VIEW v AS SELECT n FROM t", "materialized view public.v", DROP_N),
+    "policy": ("CREATE POLICY mine ON t USING (n > 0)", "policy mine on table public.t", DROP_N),
+    "policy_of_another_table": (
+        "CREATE TABLE o (n integer); CREATE POLICY mine ON o USING (n IN (SELECT n FROM t))",
+        "policy mine on table public.o",
+        DROP_N,
+    ),
+    "function": (
+        "CREATE FUNCTION f() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT sum(n) FROM t; END",
+        "function public.f()",
+        DROP_N,
+    ),
+    "rule": (
+        "CREATE TABLE o (n integer); CREATE RULE mine AS ON DELETE TO t DO ALSO INSERT INTO o VALUES (OLD.n)",
+        "rule mine on table public.t",
+        DROP_N,
+    ),
+    "trigger_condition": (
+        FUNCTION + "CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW WHEN (NEW.n > 1) EXECUTE FUNCTION f()",
+        "trigger g on table public.t",
+        DROP_N,
+    ),
+    "trigger_columns": (
+        FUNCTION + "CREATE TRIGGER g BEFORE UPDATE OF n ON t FOR EACH ROW EXECUTE FUNCTION f()",
+        "trigger g on table public.t",
+        DROP_N,
+    ),
+    "row_type": (
+        "CREATE TABLE o (one t)",
+        "column one of table public.o",
+        'op.zd_drop_table("t")',
+    ),
+    "view_without_columns": ("CREATE VIEW v AS SELECT count(*) FROM t", "view public.v", 'op.zd_drop_table("t")'),
+}
+
+
+@pytest.mark.parametrize("kind", DEPENDANTS)
+def test_e11_something_depends_on_what_goes__refused_before_anything_changes(kind, database, tmp_path):
+    setup, thing, upgrade = DEPENDANTS[kind]
+    project = _project(database, tmp_path, upgrade, SETUP + setup)
+    _refused(project, database, "[ZD207]", thing, "depends on")
+
+
+def test_e11_made_while_in_flight__zd_complete_refuses_before_the_first_table(database, tmp_path):
+    """Past the first table there would be no way back; and until it is gone everybody works on."""
+    project = _project(database, tmp_path)
+    project.run_in_process("upgrade", "r2")
+    database.execute("CREATE VIEW late AS SELECT n FROM t; CREATE POLICY late ON t USING (n > 0)")
+    before = database.normalised_dump(None)
+    done = project.run_in_process("zd-complete", check=False)
+    assert done.returncode == 2
+    for word in ("[ZD207]", "view public.late on 'n'", "policy late on table public.t on 'n'", "nothing was changed"):
+        assert word in done.stdout
+    assert database.normalised_dump(None) == before
+    assert "in flight" in project.run_in_process("zd-status").stdout
+    database.execute("DROP VIEW late; DROP POLICY late ON t")
+    project.run_in_process("zd-complete")
+
+
+# -- rights -----------------------------------------------------------------------------------------
+
+
+def _roles(database):
+    for role in ("zd_migrator", "zd_table_owner"):
+        database.execute(
+            f"DO $$ BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+            f"REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT CREATE ON DATABASE {database.name} TO {role};"
+            f"GRANT USAGE ON SCHEMA public TO {role}"
+        )
+    database.execute("REVOKE zd_table_owner FROM zd_migrator")
+
+
+def test_rights__not_the_owner_and_no_create__every_grant_is_named_at_once(database, tmp_path):
+    _roles(database)
+    owned = "ALTER TABLE t OWNER TO zd_table_owner; CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);"
+    owned += "ALTER TABLE alembic_version OWNER TO zd_migrator"
+    project = _project(database, tmp_path, setup=SETUP + owned, user="zd_migrator")
+    words = (
+        "error ZD219",
+        'GRANT "zd_table_owner" TO "zd_migrator"',
+        'GRANT CREATE ON SCHEMA "public" TO "zd_migrator"',
+    )
+    _refused(project, database, *words)
+    database.execute(
+        "GRANT zd_table_owner TO zd_migrator; GRANT CREATE ON SCHEMA public TO zd_migrator, zd_table_owner"
+    )
+    project.run_in_process("upgrade", "r2")
+    project.run_in_process("zd-complete")
+    database.execute("REVOKE zd_table_owner FROM zd_migrator")
+
+
+def test_rights__foreign_key_to_somebody_elses_table__the_grant_is_named(database, tmp_path):
+    _roles(database)
+    setup = (
+        SETUP
+        + """
+        CREATE TABLE other (id integer PRIMARY KEY);
+        CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+        INSERT INTO other SELECT n FROM generate_series(1, 20) AS n;
+        ALTER TABLE t OWNER TO zd_migrator; ALTER TABLE alembic_version OWNER TO zd_migrator;
+        GRANT CREATE ON SCHEMA public TO zd_migrator; GRANT SELECT ON other TO zd_migrator;
+    """
+    )
+    upgrade = 'op.zd_create_foreign_key("fk", "t", "other", ["n"], ["id"])'
+    project = _project(database, tmp_path, upgrade, setup, user="zd_migrator")
+    _refused(project, database, "[ZD219]", 'GRANT REFERENCES, UPDATE ON "public"."other" TO "zd_migrator"')
+    database.execute("GRANT REFERENCES, UPDATE ON other TO zd_migrator")
+    project.run_in_process("upgrade", "r2")
+
+
+def test_rights__version_schema_of_somebody_else__refused_before_a_contract_could_fail(database, tmp_path):
+    _roles(database)
+    project = _project(database, tmp_path)
+    project.run_in_process("zd-init")
+    database.execute(
+        "GRANT ALL ON SCHEMA public, alembic_zero TO zd_migrator;"
+        "GRANT ALL ON ALL TABLES IN SCHEMA alembic_zero TO zd_migrator;"
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA alembic_zero TO zd_migrator;"
+        "ALTER TABLE t OWNER TO zd_migrator; ALTER TABLE alembic_version OWNER TO zd_migrator"
+    )
+    other = AlembicProject(tmp_path / "project", database.url.set(username="zd_migrator"))
+    _refused(other, database, "[ZD219]", 'ALTER SCHEMA "zd_r1" OWNER TO "zd_migrator"')
+
+
+# -- disk, slots, sessions, and what is half done ---------------------------------------------------
+
+
+def test_disk__less_than_the_estimate__refused(database, tmp_path):
+    project = _project(database, tmp_path)
+    plan = project.run_in_process("zd-plan").stdout
+    assert "note ZD404: table public.t" in plan
+    assert "of WAL (estimates)" in plan
+    project.write_env(extra={"zd_free_disk": 1000})
+    _refused(project, database, "[ZD222]", "1 kB left")
+    project.write_env(extra={"zd_free_disk": 1 << 40})
+    project.run_in_process("upgrade", "r2")
+
+
+def test_slots__used_by_nobody__warning_with_what_it_holds(database, tmp_path):
+    name = f"slot_{database.name}"
+    database.execute(f"SELECT pg_create_physical_replication_slot('{name}', true)")
+    try:
+        project = _project(database, tmp_path)
+        said = project.run_in_process("upgrade", "r2").stderr
+    finally:
+        database.execute(f"SELECT pg_drop_replication_slot('{name}')")
+    assert f"warning ZD403: physical replication slot '{name}' is used by nobody" in said
+
+
+def test_sessions__lock_on_the_table_and_prepared_transaction__named_before_anything_waits(database, tmp_path):
+    project = _project(database, tmp_path)
+    project.write_env(extra={"zd_lock_budget_s": 0.5})
+    gid = f"gid_{database.name}"
+    with database.connect() as holder:
+        holder.execute("SET application_name = 'report'; BEGIN; SELECT * FROM t LIMIT 1")
+        database.execute(f"CREATE TABLE o (n integer); BEGIN; INSERT INTO o VALUES (1); PREPARE TRANSACTION '{gid}'")
+        time.sleep(1.2)
+        done = project.run_in_process("upgrade", "r2", check=False)
+        pid = holder.info.backend_pid
+    database.execute(f"ROLLBACK PREPARED '{gid}'")
+    assert (done.returncode, "[ZD310]" in done.stdout) == (1, True)
+    assert f"warning ZD402: table public.t: pid {pid} (report, idle in transaction" in done.stderr
+    assert f"warning ZD402: prepared transaction '{gid}'" in done.stderr
+
+
+def test_half_done__invalid_index_and_constraint_not_valid__warnings(database, tmp_path):
+    setup = (
+        SETUP
+        + """
+        CREATE INDEX broken ON t (name);
+        UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass;
+        ALTER TABLE t ADD CONSTRAINT loose CHECK (id > 0) NOT VALID;
+    """
+    )
+    project = _project(database, tmp_path, setup=setup)
+    said = project.run_in_process("upgrade", "r2").stderr
+    assert "warning ZD405: table public.t: index 'broken' is invalid" in said
+    assert "warning ZD405: table public.t: constraint 'loose' is NOT VALID" in said
+    project.run_in_process("zd-complete")
+
+
+def test_triggers__function_uses_a_column_that_goes__warning(database, tmp_path):
+    setup = (
+        SETUP
+        + """
+        CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.name := upper(new.name); RETURN NEW; END';
+        CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION f();
+    """
+    )
+    upgrade = 'op.zd_alter_column("t", "name", new_column_name="title")'
+    project = _project(database, tmp_path, upgrade, setup)
+    said = project.run_in_process("zd-plan").stdout
+    assert "warning ZD407: table public.t: trigger 'g' uses column 'name'" in said
+    database.execute("CREATE OR REPLACE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+    assert "ZD407" not in project.run_in_process("zd-plan").stdout
+
+
+def test_leftovers__marker_without_a_journal__refused(database, tmp_path):
+    project = _project(database, tmp_path, setup=SETUP + "ALTER TABLE t ADD _zd_v integer")
+    _refused(project, database, "[ZD223]", "column _zd_v")
+    database.execute("ALTER TABLE t DROP _zd_v")
+    project.run_in_process("upgrade", "r2")
+
+
+def test_columns__slots_of_dropped_ones_count__refused_or_warned_of(database, tmp_path):
+    """A copy and the marker need two; PostgreSQL has 1,600 for ever."""
+    columns = [f"c{n}" for n in range(1595)]
+    database.execute("CREATE TABLE t (id integer PRIMARY KEY, n integer, name text)")
+    database.execute("ALTER TABLE t " + ", ".join(f"ADD {c} integer" for c in columns))
+    database.execute("ALTER TABLE t " + ", ".join(f"DROP {c}" for c in columns))
+    project = _project(database, tmp_path, setup="INSERT INTO t VALUES (1, 1, 'a')")
+    assert "warning ZD405: table public.t: 1,598 of 1,600" in project.run_in_process("zd-plan").stdout
+    database.execute("ALTER TABLE t ADD one_more integer")
+    _refused(project, database, "[ZD201]", "1,599 of 1,600", "needs 2")
