@@ -208,7 +208,7 @@ def find_growth(
             Severity.WARNING if growth.most >= _LARGE else Severity.NOTE,
             "ZD404",
             table,
-            f"the backfill makes its files about {readable(growth.least)} larger, or up to {readable(growth.most)} while "
+            f"the backfill makes its files about {readable(growth.least)} larger, up to {readable(growth.most)} while "
             f"a long transaction keeps VACUUM from old rows; it writes about {readable(growth.wal)} of WAL (estimates)",
             "see that the disk has room",
         )
