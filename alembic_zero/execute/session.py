@@ -63,13 +63,19 @@ class Sessions:
                 f"cannot open a psycopg connection of our own to {self._engine.url!r}: {error}", code="ZD301"
             ) from error
         self._opened.append(connection)
-        known = {row[0] for row in connection.execute(text("SELECT name FROM pg_settings"))}
-        connection.rollback()
         if self._role != self._session_role:
             connection.execute(text("SELECT set_config('role', :role, false)"), {"role": self._role})
-        for name, value in (*_SETTINGS, ("search_path", self._path)):
-            if name in known and name not in _SUPERUSER_SETTINGS:
-                connection.execute(text("SELECT set_config(:name, :value, false)"), {"name": name, "value": value})
+        wanted = dict((*_SETTINGS, ("search_path", self._path)))
+        for name in _SUPERUSER_SETTINGS:
+            del wanted[name]
+        # At once, and only those that this server knows.
+        connection.execute(
+            text(
+                "SELECT set_config(s.name, v.value, false) FROM unnest(CAST(:names AS text[]), CAST(:values AS text[]))"
+                " AS v(name, value) JOIN pg_settings s ON s.name = v.name"
+            ),
+            {"names": list(wanted), "values": list(wanted.values())},
+        )
         connection.commit()
         return connection
 
