@@ -162,7 +162,7 @@ class Planner:
         self._next_generation = self.state.last_generation + 1
         with self.sessions.lend() as connection, rolled_back(connection):
             self.rules.set_timeout(connection)
-            check_findings(survey_rights(connection, self._version_schemas()), revision)
+            check_findings(list(survey_rights(connection, self._schemas(items), self._version_schemas())), revision)
             send(connection, f"CREATE SCHEMA {ident(TRIAL_SCHEMA)}")
             following = Following(connection, self.state.flights, revision, self.default_schema, self.server.version)
             self._created = set(created_tables(items, self.default_schema))
@@ -188,6 +188,11 @@ class Planner:
         for group in groups(flights):
             self._rehearse(group, prelude, self._created_texts(items, group))
         return self._assemble(items, flights, types)
+
+    def _schemas(self, items: Sequence[Item]) -> list[str]:
+        """Return the schemas of which versions are, or will be, published."""
+        named = {getattr(item.operation, "schema", None) or self.default_schema for item in items}
+        return sorted({self.default_schema, *named, *(s for m in self.state.published for s in m.schemas)})
 
     def _version_schemas(self) -> list[str]:
         """Return the project's version schemas, which a contract or a rollback will have to change."""

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
     from alembic_zero.plan.findings import Finding, PreflightOptions
 
 
-def survey_rights(connection: Connection, versions: Sequence[str]) -> list[Finding]:
-    """Return what the role lacks for any migration at all.
+def survey_rights(connection: Connection, schemas: Sequence[str], versions: Sequence[str]) -> Iterator[Finding]:
+    """Yield what the role lacks for any migration at all.
 
-    :param versions: the project's version schemas.
+    :param schemas: the schemas with the project's tables.
+    :param versions: its version schemas.
     """
     rights = Rights(**_tuples(read_rows(connection, "rights")[0]))
-    return [*survey.find_rights(rights), *survey.find_versions_of_others(rights, versions)]
+    yield from survey.find_rights(rights)
+    yield from survey.find_versions_of_others(rights, versions)
+    for schema in schemas:
+        for row in read_rows(connection, "foreign_view_owners", schema=schema):
+            yield survey.find_view_owner(schema, row["name"], row["owner"], rights)
 
 
 def survey_plan(

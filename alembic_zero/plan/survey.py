@@ -49,6 +49,18 @@ def find_versions_of_others(rights: Rights, versions: Sequence[str]) -> Iterator
             yield _missing(None, f"ALTER SCHEMA {ident(schema)} OWNER TO {ident(rights.role)}, and its views likewise")
 
 
+def find_view_owner(schema: str, name: str, owner: str, rights: Rights) -> Finding:
+    """Return the finding that a view over a table cannot be given to the table's owner, whose rights it must have."""
+    return Finding(
+        Severity.ERROR,
+        "ZD219",
+        f"{schema}.{name}",
+        f"views over it must have the rights of its owner {owner!r} (PostgreSQL 14, or privileges on single columns), "
+        f"and role {rights.role!r} cannot give them away",
+        f"migrate as {owner!r} (SET ROLE in env.py does), or ALTER TABLE ... OWNER TO {ident(rights.role)}",
+    )
+
+
 def find_table_rights(facts: TableFacts, health: Health) -> Iterator[Finding]:
     """Yield a finding for each right on a table, or its schema, that a later step needs."""
     table = f"{facts.schema}.{facts.name}"

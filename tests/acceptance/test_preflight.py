@@ -43,6 +43,14 @@ def _refused(project, database, *words):
 
 # -- publications (with subscribers: test_replication.py) -------------------------------------------
 
+
+@pytest.fixture
+def lists(server):
+    """For tests of what publications may say from PostgreSQL 15 on."""
+    if server.version < 15:
+        pytest.skip("column lists exist from PostgreSQL 15 on")
+
+
 UNHELD = {
     "all": ("CREATE PUBLICATION p FOR ALL TABLES", "FOR ALL TABLES"),
     "schema": ("CREATE PUBLICATION p FOR TABLES IN SCHEMA public", "IN SCHEMA"),
@@ -55,13 +63,13 @@ UNHELD = {
 
 
 @pytest.mark.parametrize("kind", UNHELD)
-def test_b14_publication_that_cannot_be_held__refused(kind, database, tmp_path):
+def test_b14_publication_that_cannot_be_held__refused(kind, lists, database, tmp_path):
     setup, word = UNHELD[kind]
     project = _project(database, tmp_path, setup=SETUP + setup)
     _refused(project, database, "[ZD218]", "'p'", word)
 
 
-def test_b14_publication_of_somebody_else__refused(database, tmp_path):
+def test_b14_publication_of_somebody_else__refused(lists, database, tmp_path):
     database.execute("DROP ROLE IF EXISTS zd_pub_owner; CREATE ROLE zd_pub_owner LOGIN")
     database.execute(f"GRANT CREATE ON DATABASE {database.name} TO zd_pub_owner; GRANT ALL ON SCHEMA public TO PUBLIC")
     database.execute(SETUP, user="zd_pub_owner")
@@ -72,7 +80,7 @@ def test_b14_publication_of_somebody_else__refused(database, tmp_path):
     project.run_in_process("zd-complete")
 
 
-def test_b14_own_column_list__left_alone_unless_it_names_what_goes(database, tmp_path):
+def test_b14_own_column_list__left_alone_unless_it_names_what_goes(lists, database, tmp_path):
     published = "SELECT pubname, prattrs::text FROM pg_publication_rel JOIN pg_publication p ON p.oid = prpubid"
     project = _project(database, tmp_path, setup=SETUP + "CREATE PUBLICATION p FOR TABLE t (id, name)")
     project.run_in_process("upgrade", "r2")
@@ -82,6 +90,13 @@ def test_b14_own_column_list__left_alone_unless_it_names_what_goes(database, tmp
     _refused(project, database, "[ZD207]", "publication 'p' depends on column 'n'")
     database.execute("ALTER PUBLICATION p SET TABLE t WHERE (n > 1)")
     _refused(project, database, "[ZD207]", "publication 'p' depends on column 'n'")
+
+
+def test_b14_postgresql_14__refused(server, database, tmp_path):
+    if server.version >= 15:
+        pytest.skip("there are column lists")
+    project = _project(database, tmp_path, setup=SETUP + "CREATE PUBLICATION p FOR TABLE t")
+    _refused(project, database, "[ZD218]", "column lists exist from PostgreSQL 15 on")
 
 
 def test_b14_publication_for_all_tables__adoption_is_refused(database, tmp_path):
@@ -294,7 +309,21 @@ def _roles(database):
     database.execute("REVOKE zd_table_owner FROM zd_migrator")
 
 
-def test_rights__not_the_owner_and_no_create__every_grant_is_named_at_once(database, tmp_path):
+def test_rights__views_must_belong_to_somebody_else__refused_before_publishing_could_fail(database, tmp_path):
+    """A view over columns with privileges of their own has its owner's rights: the table's owner's."""
+    _roles(database)
+    database.execute("GRANT zd_table_owner TO zd_migrator; GRANT CREATE ON SCHEMA public TO zd_migrator")
+    owned = "CREATE TABLE o (id integer, x integer); GRANT SELECT (id) ON o TO PUBLIC;"
+    owned += "ALTER TABLE o OWNER TO zd_table_owner;"
+    owned += "ALTER TABLE t OWNER TO zd_migrator; CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);"
+    owned += "ALTER TABLE alembic_version OWNER TO zd_migrator"
+    project = _project(database, tmp_path, setup=SETUP + owned, user="zd_migrator")
+    _refused(project, database, "[ZD219]", "table public.o", "owner 'zd_table_owner'")
+    database.execute("ALTER TABLE o OWNER TO zd_migrator")
+    project.run_in_process("upgrade", "r2")
+
+
+def test_rights__not_the_owner_and_no_create__every_grant_is_named_at_once(lists, database, tmp_path):
     _roles(database)
     owned = "ALTER TABLE t OWNER TO zd_table_owner; CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);"
     owned += "ALTER TABLE alembic_version OWNER TO zd_migrator"
@@ -313,7 +342,7 @@ def test_rights__not_the_owner_and_no_create__every_grant_is_named_at_once(datab
     database.execute("REVOKE zd_table_owner FROM zd_migrator")
 
 
-def test_rights__foreign_key_to_somebody_elses_table__the_grant_is_named(database, tmp_path):
+def test_rights__foreign_key_to_somebody_elses_table__the_grant_is_named(lists, database, tmp_path):
     _roles(database)
     setup = (
         SETUP
