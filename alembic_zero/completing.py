@@ -192,18 +192,21 @@ class Completion:
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
             for swap in swaps:
                 self._check_dependants(swap, target)
-            severing = [s for f in self._flights(target) for s in self._severing(connection, f, target, source)]
+            severing = {f.id: self._severing(connection, f, target, source) for f in self._flights(target)}
             buried = [
                 text for m in gone for text in publisher.bury(m.revision, m.schemas, target.revision, handled, m.id)
             ]
         steps: list[Step] = []
-        for flight in self._flights(target):
-            if not any(level.dropped for level in flight.levels[: flight.level_of(target.id)]):
-                steps += plan_validation(flight, flight.level_of(target.id), source)
+        for swap in swaps:
+            if not swap.is_dropped:
+                steps += plan_validation(swap.flight, swap.level, source)
         if tombs:
             steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
+        # Rows of a table that goes are not kept in step once it is untied: nobody may be bound by them then.
+        steps += [step for swap in swaps if swap.is_dropped for step in severing[swap.flight.id]]
+        kept = [swap.flight.id for swap in swaps if not swap.is_dropped]
         swaps = self._untie(swaps, source, steps)
-        steps += severing
+        steps += [step for number in kept for step in severing[number]]
         ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]
         steps += [swap.plan_arrival(source) for swap in ordered if swap.detour is not None]

@@ -11,7 +11,7 @@ from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
 from alembic_zero.plan.links import is_tied, plan_hold, plan_untie
-from alembic_zero.plan.references import plan_unlinking
+from alembic_zero.plan.references import plan_release, plan_unlinking
 from alembic_zero.plan.rollback import plan_index_rollback, plan_table_rollback
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.recording import Recorder
@@ -78,7 +78,9 @@ class Rollback:
             views = {flight.id: self._views(connection, migration, flight, handled) for flight in ending}
             # First, so that no table's columns hang on another one's.
             keys = [(flight, read_live_foreign_keys(connection, flight.relation)) for flight in ending]
-            tables = _untie(ending, views, migration, source)
+            # Rows of a table that goes are not kept in step once it is untied: nobody may be bound by them then.
+            tables = [s for flight, found in keys if _goes(flight) for s in plan_release(flight, found, source)]
+            tables += _untie(ending, views, migration, source)
             tables += [step for flight, found in keys for step in plan_unlinking(flight, found, source)]
             with qualified_names(connection):
                 published = {flight.id: read_publications(connection, flight.relation) for flight in ending}
@@ -159,6 +161,11 @@ def _untie(
     flights[:] = [after.get(flight.id, flight) for flight in flights]
     views.update({flight.id: [] for flight in tied})
     return [step, *(hold for flight in tied for hold in plan_hold(flight, source))]
+
+
+def _goes(flight: Flight) -> bool:
+    """Return whether the table was made by the migration that is taken back."""
+    return flight.created and len(flight.levels) == 1
 
 
 def _is_upgrade(script: Any, migration: Migration) -> bool:

@@ -123,6 +123,11 @@ def plan_unlinking(flight: Flight, links: Sequence[LiveForeignKey], source: str)
     return _drop(flight, [one for one in links if one.name in ending], source, forward_only=False)
 
 
+def plan_release(flight: Flight, links: Sequence[LiveForeignKey], source: str) -> list[Step]:
+    """Return the rollback step that drops all foreign keys of a table that will go."""
+    return _drop(flight, links, source, forward_only=False)
+
+
 def _drop(flight: Flight, links: Sequence[LiveForeignKey], source: str, *, forward_only: bool) -> list[Step]:
     own = [one for one in links if one.relation == flight.relation]
     if not own:

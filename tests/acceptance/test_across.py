@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.harness import AFTER, APP, OUTCOMES, Case, Flight, new, old, outcome_id, outcomes_of
+from alembic_zero.execute.executor import Executor
+from tests.support.harness import AFTER, APP, BEFORE, OUTCOMES, Case, Flight, new, old, outcome_id, outcomes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,3 +355,33 @@ def test_across__functions_with_the_migrations_rights__closed_to_clients(
         " AND NOT EXISTS (SELECT FROM unnest(proconfig) AS c WHERE c ~ '^search_path=')"
     )
     assert unpinned == []
+
+
+@pytest.mark.parametrize("way", ["rolled_back", "reversed"])
+def test_across__staying_client_deletes_between_the_steps_that_end_a_table__not_bound_by_its_rows(
+    way: str, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table that goes references the rows, and is no longer kept in step."""
+    flight = Flight(S01, database, tmp_path / "project")
+    database.execute("INSERT INTO users SELECT g, 1, 'user' FROM generate_series(101, 140) g")
+    flight.run("upgrade", AFTER)
+    command = ["downgrade", BEFORE]
+    if way == "reversed":
+        flight.run("zd-complete")
+        flight.run("downgrade", BEFORE)
+        command = ["zd-complete"]
+    deleted = 100
+    original = Executor._run_step
+    with flight.client(BEFORE) as client:
+        client.connection.execute(f"SET alembic_zero.revision = '{BEFORE}'".encode())
+
+        def run_step(self: Executor, *arguments: Any) -> None:
+            nonlocal deleted
+            original(self, *arguments)
+            deleted += 1
+            client.connection.execute("DELETE FROM users WHERE id = %s", (deleted,))
+
+        monkeypatch.setattr(Executor, "_run_step", run_step)
+        flight.run(*command)
+    assert deleted > 104
+    assert database.fetch("SELECT count(*) FROM users WHERE id > 100") == [(140 - deleted,)]

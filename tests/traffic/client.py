@@ -213,19 +213,26 @@ class Client(threading.Thread):
         self.tally.increments += increments
 
     def _write_shared(self, access: Access, key: Key) -> int:
+        """Write the root before its details: among clients of one version there is no deadlock then."""
         root = self.side.root
         if self._random.random() < 0.3 and access.read(root, key, lock=True) is None:
             raise LostWriteError(f"shared row {key} of {root.name} is gone")
-        if self.side.writes_shared:
-            for relation in self.side.relations:
-                changes = relation.changes(self._random, key)
-                if changes and self._random.random() < 0.5:
-                    self._write_and_look(access, relation, key, changes)
+        self._change_shared(access, root, key)
+        incremented = self._increment_shared(access, root, key)
+        for detail in self.side.details:
+            self._change_shared(access, detail, key)
+        return incremented
+
+    def _change_shared(self, access: Access, relation: Relation, key: Key) -> None:
+        changes = relation.changes(self._random, key)
+        if changes and self._random.random() < 0.5:
+            self._write_and_look(access, relation, key, changes)
+
+    def _increment_shared(self, access: Access, root: Relation, key: Key) -> int:
         if root.counter is None or self._random.random() < 0.3:
             return 0
         proposed = root.new_row(self._random, key) if root.kind != "always" and self._random.random() < 0.4 else None
-        value = access.increment(root, key, proposed)
-        if value is None:
+        if access.increment(root, key, proposed) is None:
             raise LostWriteError(f"shared row {key} of {root.name} is gone")
         return 1
 

@@ -78,4 +78,4 @@ def scenario(name: str, rows: int) -> Scenario:
     workload = WORKLOADS[name]
     case = CASES[name]
     load = workload.load.format(first=FIRST, last=FIRST + rows - 1)
-    return Scenario(name, replace(case, setup=case.setup + load), workload, rows, DRAFTS.get(name, ""))
+    return Scenario(name, replace(case, setup=f"{case.setup};{load}"), workload, rows, DRAFTS.get(name, ""))

@@ -103,12 +103,10 @@ class Side:
     """What clients of one version use; the first relation is the root.
 
     :param removes: whether clients delete rows.
-    :param writes_shared: whether they change columns, not only counters, of rows that everybody writes.
     """
 
     relations: tuple[Relation, ...]
     removes: bool = True
-    writes_shared: bool = True
 
     @property
     def root(self) -> Relation:
