@@ -2,8 +2,8 @@
 
 ALEMBIC_ZERO_TRAFFIC says how long, as words like ``seconds=3600 statements=5000000``; those are the defaults, and
 whichever is reached first ends the run after the scenario that it is in. ``only=s03`` chooses scenarios by the
-beginning of their names, ``size=small`` the size that ``make test`` has (``tiny`` is smaller), ``servers=18`` the
-servers, ``turns=2`` ends the run when every scenario has been run so often.
+beginning of their names, ``size=small`` the size that ``make test`` has (``tiny`` is smaller), ``turns=2`` ends the
+run when every scenario has been run so often. ALEMBIC_ZERO_TEST_SERVERS chooses servers, as for the tests.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.server import VERSIONS, Server
+from tests.support.server import Server, requested_versions
 from tests.traffic.driver import FULL, OUTCOMES, SIZES, Outcome, Size, run_traffic
 from tests.traffic.report import Run, total
 from tests.traffic.scenarios import CASES, scenario
@@ -36,14 +36,14 @@ class Limits:
     statements: int = 5_000_000
     only: str = ""
     size: Size = FULL
-    servers: tuple[int, ...] = VERSIONS
     turns: int | None = None
+    servers: tuple[int, ...] = field(default_factory=requested_versions)
 
     @classmethod
     def parse(cls, text: str) -> Limits:
         """Return what *text* says, and the defaults for the rest."""
         words = dict(word.split("=", 1) for word in text.split())
-        unknown = set(words) - {"seconds", "statements", "only", "size", "servers", "turns"}
+        unknown = set(words) - {"seconds", "statements", "only", "size", "turns"}
         if unknown:
             raise ValueError(f"{VARIABLE} knows no {sorted(unknown)}")
         return cls(
@@ -51,7 +51,6 @@ class Limits:
             int(words.get("statements", cls.statements)),
             words.get("only", cls.only),
             SIZES[words.get("size", "full")],
-            tuple(int(version) for version in words["servers"].split(",")) if "servers" in words else VERSIONS,
             int(words["turns"]) if "turns" in words else None,
         )
 

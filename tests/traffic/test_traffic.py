@@ -38,7 +38,7 @@ def test_journeys__two_turns__every_scenario_with_both_outcomes():
 
 
 def test_journeys__four_turns__also_on_every_server():
-    seen = list(journeys(Limits.parse("turns=4 servers=16,18")))
+    seen = list(journeys(Limits(turns=4, servers=(16, 18))))
     assert len(set(seen)) == len(seen) == len(CASES) * len(OUTCOMES) * 2
 
 
