@@ -8,6 +8,7 @@ from tests.support.harness import Flight
 from tests.traffic.driver import TINY, Journey
 from tests.traffic.report import Latencies, Run, Tally, Waits, total
 from tests.traffic.scenarios import scenario
+from tests.traffic.workload import FIRST
 
 pytestmark = pytest.mark.one_server
 
@@ -18,22 +19,31 @@ DO $$ DECLARE t record; BEGIN
     END LOOP;
 END $$
 """
-OVERWRITTEN = "UPDATE users SET email = 'lost ' || id, hits = hits + 1 WHERE id < 500000"
+# Row by row: nobody shall wait for two of them.
+OVERWRITTEN = f"""
+DO $$ BEGIN
+    FOR n IN {FIRST}..{FIRST + TINY.rows} LOOP
+        UPDATE users SET email = 'lost ' || n, hits = hits + 1 WHERE id = n;
+        COMMIT;
+    END LOOP;
+END $$
+"""
 FORBIDDEN = "REVOKE UPDATE ON zd_r2.users FROM zd_app"
 
 
 class Sabotaged(Journey):
     """A run in which the migration's machinery does what it must not do."""
 
-    sabotage = ""
+    sabotage: tuple[str, ...] = ()
 
     def _work(self, name):
         if name == "in flight":
-            self.database.execute(self.sabotage)
+            for statement in self.sabotage:
+                self.database.execute(statement)
         super()._work(name)
 
 
-def broken_run(outcome, sabotage, database, directory):
+def broken_run(outcome, database, directory, *sabotage):
     chosen = scenario("s03_split", TINY.rows)
     journey = Sabotaged(chosen, TINY, Flight(chosen.case, database, directory / "project"), Run("broken"))
     journey.sabotage = sabotage
@@ -46,14 +56,14 @@ def broken_run(outcome, sabotage, database, directory):
 
 
 def test_harness__rows_overwritten_and_statements_refused__noticed(database, tmp_path):
-    report = broken_run("rollback", f"{OVERWRITTEN}; {FORBIDDEN}", database, tmp_path)
+    report = broken_run("rollback", database, tmp_path, OVERWRITTEN, FORBIDDEN)
     assert "LOST new client" in report or "LOST old client" in report
     assert "rows that nobody writes have changed" in report
     assert "42501" in report
 
 
 def test_harness__trigger_missing__versions_disagree(database, tmp_path):
-    assert "the versions disagree" in broken_run("complete", DISABLED, database, tmp_path)
+    assert "the versions disagree" in broken_run("complete", database, tmp_path, DISABLED)
 
 
 def test_latencies__quantiles__within_the_width_of_a_bucket():
