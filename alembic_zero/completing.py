@@ -56,7 +56,7 @@ class Completion:
          command has to be finished first; nothing was changed.
         """
         workplace = self._workplace
-        target = self._target()
+        target = self.target()
         if target is None:
             workplace.report("nothing to complete")
             return
@@ -90,12 +90,16 @@ class Completion:
 
     def preview(self) -> Plan | None:
         """Return the plan of a contract, None if nothing is in flight; changes nothing."""
-        target = self._target()
+        target = self.target()
         if target is None:
             return None
         return target.finish or self._plan(self._workplace.executor(), target)
 
-    def _target(self) -> Migration | None:
+    def target(self) -> Migration | None:
+        """Return the migration to contract up to; None if there is nothing to do.
+
+        :raises RefusedError: another command has to be finished first, or it is not in flight.
+        """
         unfinished = self._state.unfinished
         if unfinished is not None and unfinished.state != "contracting":
             raise RefusedError(

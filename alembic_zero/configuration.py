@@ -23,6 +23,7 @@ class Settings:
     :param project: what tells this project from others in the same database with equal revision ids.
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
     :param preflight: what is looked at before the first change.
+    :param command_wait_s: how long a command waits for another one that is at work on the project.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
     *arguments* are what env.py gives to ``context.run_migrations``, and that to every upgrade() and downgrade().
@@ -34,8 +35,11 @@ class Settings:
         lock_budget_s: float = 120.0,
         project: str | None = None,
         preflight: PreflightOptions | None = None,
+        *,
+        command_wait_s: float = 600.0,
     ) -> None:
         self.schemas = tuple(schemas)
+        self.command_wait_s = command_wait_s
         self.lock_budget_s = lock_budget_s
         self.project = project
         self.preflight = preflight or PreflightOptions()
@@ -49,6 +53,7 @@ def configure(
     *,
     zd_schemas: Sequence[str] = (),
     zd_lock_budget_s: float = 120.0,
+    zd_command_wait_s: float = 600.0,
     zd_project: str | None = None,
     zd_publications: str = HOLD,
     zd_sample_rows: int = 1000,
@@ -64,6 +69,7 @@ def configure(
     :param zd_schemas: schemas with tables of the project, beside the default schema and those of
      ``target_metadata``.
     :param zd_lock_budget_s: seconds, by the wall clock, that one step tries to get its locks.
+    :param zd_command_wait_s: seconds that a command waits for another one on the same project; 0 refuses at once.
     :param zd_project: a name for this project. Needed where two projects, each with a version table of its own,
      keep tables in one schema of one database, or have a table's schema in common: their revision ids may be equal.
      Applications give the same to ``pin_engine(project=)``. Not to be changed later.
@@ -83,7 +89,7 @@ def configure(
     if original is not None:
         kw["fn"] = _wrapped(original)
     preflight = PreflightOptions(_checked_choice(zd_publications), zd_sample_rows, zd_free_disk)
-    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project, preflight)
+    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project, preflight, command_wait_s=zd_command_wait_s)
     environment.configure(connection=connection, alembic_zero=settings, **kw)
     _keep_arguments(environment.get_context(), settings)
 

@@ -38,9 +38,10 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
 
     Where versions are live already, bring their rights in line with the tables'.
     """
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-init")
     with workplace.closing():
-        workplace.take_command_lock()
+        if workplace.take_command_lock():
+            heads = tuple(context.get_current_heads())
         state = workplace.read_state()
         current = version_name(heads)
         published = state.published
@@ -99,7 +100,7 @@ def zd_status(
     as_json: bool = False,
 ) -> None:
     """Print what is in flight."""
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-status")
     with workplace.closing():
         status = reporting.read_status(workplace, heads)
         reporting.print_status(context, status, as_json=as_json)
@@ -114,7 +115,7 @@ def zd_plan(
     steps: Sequence[Any] = (),
 ) -> None:
     """Print every statement of an upgrade, then of its contract; change nothing."""
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-plan")
     with workplace.closing():
         state = workplace.read_state()
         if not steps:
@@ -178,18 +179,49 @@ def zd_complete(
     force: bool = False,
 ) -> None:
     """Contract up to a revision."""
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-complete")
     with workplace.closing():
-        workplace.take_command_lock()
+        wanted = _aim(workplace, revision, version_name(heads))
+        if workplace.take_command_lock():
+            now = _aim(workplace, revision, version_name(heads))
+            if now not in (None, wanted):
+                raise RefusedError(
+                    f"while this command waited for another one, what it would complete has become {now!r}, and was "
+                    f"{wanted!r}; nothing was changed: run it again if that is wanted",
+                    code="ZD303",
+                    revision=now,
+                    next_command="alembic zd-status",
+                )
         state = workplace.read_state()
         workplace.commit()
         with translated_errors("zd-complete", "alembic zd-complete"):
             Completion(workplace, state, revision, version_name(heads), force=force).run()
 
 
+def _aim(workplace: Workplace, revision: str | None, current: str) -> str | None:
+    """Return the revision that zd-complete would complete at this moment, None if there is nothing to do.
+
+    :raises RefusedError: nothing can be completed; names the command that is at work, if there is one.
+    """
+    state = workplace.read_state()
+    try:
+        target = Completion(workplace, state, revision, current, force=True).target()
+    except RefusedError as error:
+        other = workplace.other_command()
+        if other is None:
+            raise
+        raise RefusedError(
+            f"{error.message} (another command is running: {other})",
+            code="ZD302",
+            revision=error.revision,
+            next_command="alembic zd-status",
+        ) from error
+    return None if target is None else target.revision
+
+
 def zd_prune(context: MigrationContext, heads: tuple[str, ...], script: ScriptDirectory) -> None:  # noqa: ARG001
     """Remove tombstones."""
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-prune")
     with workplace.closing():
         workplace.take_command_lock()
         executor = workplace.executor()

@@ -299,7 +299,9 @@ class Recorder:
             schema, table = (None, None) if construct.element.table is None else (schema, table)
         elif isinstance(construct, sa_schema.DDLElement) and table is not None and kind == "sql":
             kind = "comment"
-        return Ordinary(kind, text, schema, table, inverse, autocommit, blocking, index)
+        return Ordinary(
+            kind, text, schema, table, inverse, autocommit, blocking, index, references=_references(construct)
+        )
 
     def _add_column(self, construct: Any) -> tuple[str, str | None, tuple[str, ...]]:
         column = construct.column
@@ -314,6 +316,19 @@ class Recorder:
 
 def _qualified(schema: str | None, name: str) -> str:
     return ident(name) if schema is None else ident(schema, name)
+
+
+def _references(construct: Any) -> tuple[tuple[str | None, str], ...]:
+    """Return schema and name of every table that a new one references, itself left out."""
+    if not isinstance(construct, sa_schema.CreateTable):
+        return ()
+    targets = {
+        tuple(str(key.target_fullname).split(".")[:-1])
+        for constraint in construct.element.foreign_key_constraints
+        for key in constraint.elements
+    }
+    found = {(target[0] if len(target) > 1 else None, target[-1]) for target in targets}
+    return tuple(sorted(found - {(construct.element.schema, str(construct.element.name))}, key=str))
 
 
 def _table_of(construct: Any) -> tuple[str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import qualified_names, read_live_foreign_keys, read_publications, read_rows
@@ -13,7 +14,7 @@ from alembic_zero.plan.items import Ordinary
 from alembic_zero.plan.links import is_tied, plan_hold, plan_untie
 from alembic_zero.plan.references import plan_release, plan_unlinking
 from alembic_zero.plan.rollback import plan_index_rollback, plan_table_rollback
-from alembic_zero.plan.step import Kind, Plan, Step
+from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.recording import Recorder
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ class Rollback:
             for text in self._texts_of_downgrade(migration):
                 yield Step(f"rollback SQL: {text[:60]}", Kind.TRANSACTION, source, (text,))
         for step in reversed(executed):
+            # Dropping a table that references others locks those, too.
+            locks = tuple(replace(lock, mode=LockMode.ACCESS_EXCLUSIVE) for lock in step.locks)
             for text in step.inverse:
-                yield Step(f"undo: {step.name[:60]}", Kind.TRANSACTION, source, (text,))
+                yield Step(f"undo: {step.name[:60]}", Kind.TRANSACTION, source, (text,), locks)
 
     def _texts_of_downgrade(self, migration: Migration) -> list[str]:
         """Return the plain SQL of the revisions' opposite functions: what ``op.execute`` did, it undoes."""

@@ -40,15 +40,19 @@ def run_stock_command(
     if command not in ("upgrade", "downgrade"):
         yield from original(heads, context)
         return
-    workplace = Workplace(context)
+    workplace = Workplace(context, command)
     steps = _choose_steps(workplace, heads, original)
     with workplace.closing():
         state = workplace.read_state()
         if state.migrations or not heads:
-            if workplace.take_command_lock() and tuple(context.get_current_heads()) != heads:
+            before, waited = state, workplace.take_command_lock()
+            if set(context.get_current_heads()) != set(heads):
                 yield from _after_another(workplace, original)
                 return
             state = workplace.read_state()
+            if waited and command == "downgrade" and _flying(before) != _flying(state):
+                # What was a rollback when the person asked for it, would be a migration backwards now.
+                raise _moved()
         yield from Road(workplace, state, heads, steps, command).walk()
 
 
@@ -69,8 +73,21 @@ def _after_another(workplace: Workplace, original: Callable[..., Iterable[Any]])
     :raises MigrationError: it has done something else.
     """
     if _choose_steps(workplace, tuple(workplace.context.get_current_heads()), original):
-        raise MigrationError("another command has moved the version meanwhile; run this one again", code="ZD303")
+        raise _moved()
     return []
+
+
+def _flying(state: State) -> list[tuple[int, str]]:
+    return [(migration.id, migration.state) for migration in state.in_flight]
+
+
+def _moved() -> RefusedError:
+    return RefusedError(
+        "another command has changed the version, or what is in flight, meanwhile; this one changed nothing: "
+        "run it again if it is still wanted",
+        code="ZD303",
+        next_command="alembic zd-status",
+    )
 
 
 def check_stamp(context: MigrationContext) -> None:
@@ -78,7 +95,7 @@ def check_stamp(context: MigrationContext) -> None:
 
     :raises RefusedError: code ZD250.
     """
-    in_flight = Workplace(context).read_state().in_flight
+    in_flight = Workplace(context, "stamp").read_state().in_flight
     if in_flight:
         raise RefusedError(
             f"revision {in_flight[-1].revision!r} is in flight: stamping would tear alembic_version from the tables; "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_server
+from alembic_zero.execute.blockers import Witness
+from alembic_zero.execute.command_lock import CommandLock
 from alembic_zero.execute.executor import Executor, open_bare
 from alembic_zero.execute.journal import Journal, State
 from alembic_zero.execute.locks import LockRules
@@ -19,7 +22,7 @@ from alembic_zero.execute.publish import Publisher
 from alembic_zero.execute.rights import Rights
 from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
-from alembic_zero.names import client_suffix
+from alembic_zero.names import MAX_BYTES, client_suffix, shorten
 from alembic_zero.operations.errors import MigrationError, RefusedError
 
 if TYPE_CHECKING:
@@ -33,8 +36,10 @@ if TYPE_CHECKING:
     from alembic_zero.execute.rights import Drift
     from alembic_zero.lens.lens import Flight
 
-_LOCK_CLASS = 1_514_427_763
-_LOCK_WAIT_S = 600.0
+
+def process_name(command: str) -> str:
+    """Return the application_name of all sessions of this process: whoever sees one knows where to look."""
+    return shorten(f"alembic_zero {command} {socket.gethostname()}:{os.getpid()}", MAX_BYTES)
 
 
 def _default_schema(connection: Connection) -> str:
@@ -66,17 +71,19 @@ class Workplace:
     """One command's view of one project in one database.
 
     :param context: Alembic's migration context, on env.py's connection.
+    :param command: what the person called.
     """
 
-    def __init__(self, context: MigrationContext) -> None:
+    def __init__(self, context: MigrationContext, command: str) -> None:
         self.context = context
+        self.command = command
         self.connection = cast("Connection", context.connection)
         self.settings: Settings = context.opts["alembic_zero"]
         self.default_schema = _default_schema(self.connection)
         self.version_table = (context.version_table_schema or self.default_schema, context.version_table)
         self.journal = Journal(".".join(self.version_table), self.settings.project)
         self._sessions: Sessions | None = None
-        self._guard: Connection | None = None
+        self._command_lock: CommandLock | None = None
 
     # -- talking --------------------------------------------------------------------------
 
@@ -104,7 +111,15 @@ class Workplace:
         cast("Any", self.connection.connection.dbapi_connection).commit()
 
     def keep_alive(self) -> None:
-        """Keep env.py's connection from being idle for too long, outside any transaction."""
+        """Keep env.py's connection from being idle for too long, outside any transaction; check the command lock.
+
+        :raises MigrationError: the command lock is lost.
+        """
+        self._keep_env_alive()
+        if self._command_lock is not None:
+            self._command_lock.check()
+
+    def _keep_env_alive(self) -> None:
         self.connection.exec_driver_sql("SELECT 1")
         self.commit()
 
@@ -123,59 +138,52 @@ class Workplace:
     def sessions(self) -> Sessions:
         """Our own connections."""
         if self._sessions is None:
-            self._sessions = Sessions(self.connection)
+            self._sessions = Sessions(self.connection, process_name(self.command))
         return self._sessions
+
+    @property
+    def _lock(self) -> CommandLock:
+        if self._command_lock is None:
+            self._command_lock = CommandLock(
+                self.sessions, self.journal.project, self.settings.command_wait_s, self.report, self._keep_env_alive
+            )
+        return self._command_lock
 
     def take_command_lock(self) -> bool:
         """Wait until no other command works on this project; return whether there was one.
 
+        If there was, env.py's transaction has been ended: what it has read is no longer so.
+
         :raises RefusedError: the other one takes too long.
         """
-        if self._guard is not None:
-            return False
-        guard = self._guard = open_bare(self.sessions)
-        arguments = {"class": _LOCK_CLASS, "key": self.journal.project}
-        query = text("SELECT pg_try_advisory_lock(:class, hashtext(:key))")
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        waited = False
-        while not guard.execute(query, arguments).scalar_one():
-            if not waited:
-                self.report(f"waiting: another command is running ({self._lock_holder(guard)})")
-            waited = True
-            if time.monotonic() > deadline:
-                raise RefusedError(
-                    f"another command is still running ({self._lock_holder(guard)}); nothing was changed",
-                    code="ZD302",
-                )
-            time.sleep(0.2)
-        return waited
+        return self._lock.take()
 
-    def _lock_holder(self, guard: Connection) -> str:
-        pids = guard.execute(
-            text("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = :class"),
-            {"class": _LOCK_CLASS},
-        ).scalars()
-        return ", ".join(f"pid {pid}" for pid in pids) or "just ended"
+    def other_command(self) -> str | None:
+        """Return which other command is at work on this project, None if there is none."""
+        return None if self._lock.is_held else self._lock.holder(self.connection)
 
-    def rules(self, observer: Connection, deadlock_timeout_ms: int) -> LockRules:
+    def rules(self, deadlock_timeout_ms: int) -> LockRules:
         """Return the lock rules."""
-        return LockRules(deadlock_timeout_ms, self.settings.lock_budget_s, observer, self.report)
+        witness = Witness(self.sessions, self.report)
+        return LockRules(deadlock_timeout_ms, self.settings.lock_budget_s, witness, self.report)
 
     def executor(self) -> Executor:
         """Return an executor on fresh connections."""
         work = self.sessions.open()
         bare = open_bare(self.sessions)
         server = read_server(bare)
-        rules = self.rules(bare, server.deadlock_timeout_ms)
+        rules = self.rules(server.deadlock_timeout_ms)
         return Executor(
             self.sessions, self.journal, server, rules, work, bare, self.report, self.keep_alive, self.progress
         )
 
     def close(self) -> None:
         """Close our connections; the command lock goes with them."""
+        if self._command_lock is not None:
+            self._command_lock.close()
         if self._sessions is not None:
             self._sessions.close()
-        self._sessions = self._guard = None
+        self._sessions = self._command_lock = None
 
     @contextmanager
     def closing(self) -> Iterator[Workplace]:

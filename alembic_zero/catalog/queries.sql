@@ -312,13 +312,48 @@ SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::tex
  ORDER BY a.pid
 
 -- name: blockers
--- Who holds locks on these tables, for a failed try's message.
-SELECT DISTINCT a.pid, a.state, left(regexp_replace(a.query, '\s+', ' ', 'g'), 80) AS query,
-       round(extract(epoch FROM clock_timestamp() - a.xact_start))::int AS seconds
+-- Whom a session waits for; a prepared transaction has no process, and is found by the lock that it holds.
+SELECT DISTINCT a.pid, p.gid, COALESCE(a.usename, p.owner) AS role, a.application_name, a.client_addr::text AS address,
+       a.backend_type, a.state, left(regexp_replace(a.query, '\s+', ' ', 'g'), 100) AS query,
+       round(extract(epoch FROM clock_timestamp() - COALESCE(a.xact_start, p.prepared)))::int AS seconds,
+       CASE WHEN c.relkind IN ('r', 'p') THEN format('%I.%I', n.nspname, c.relname) END AS relation
+  FROM pg_locks w
+ CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b(pid)
+  LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+  LEFT JOIN pg_locks h ON b.pid = 0 AND h.granted AND h.pid IS NULL AND h.locktype = w.locktype
+        AND (h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
+            IS NOT DISTINCT FROM (w.database, w.relation, w.page, w.tuple, w.transactionid, w.classid, w.objid, w.objsubid)
+  LEFT JOIN pg_prepared_xacts p ON h.virtualtransaction = '-1/' || p.transaction::text
+  LEFT JOIN pg_class c ON c.oid = w.relation
+  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE w.pid = :pid AND NOT w.granted AND COALESCE(a.pid::text, p.gid) IS NOT NULL
+ ORDER BY 1, 2
+
+-- name: try_advisory
+-- Take an advisory lock for the session, or do not.
+SELECT pg_try_advisory_lock(:class, hashtext(:key)) AS taken
+
+-- name: free_advisory
+-- Give it back.
+SELECT pg_advisory_unlock(:class, hashtext(:key)) AS freed
+
+-- name: share_advisory
+-- Share an advisory lock for the session.
+SELECT pg_advisory_lock_shared(:class, hashtext(:key)) IS NULL AS taken
+
+-- name: advisory_holders
+-- Sessions of this database that hold an advisory lock, with what other sessions of the same process do.
+SELECT a.pid, a.application_name, a.usename AS role, a.client_addr::text AS address, a.backend_start AS since,
+       (SELECT jsonb_agg(jsonb_build_object(
+                   'pid', o.pid, 'state', COALESCE(o.state, 'in an unknown state'),
+                   'query', left(regexp_replace(o.query, '\s+', ' ', 'g'), 100),
+                   'seconds', round(extract(epoch FROM clock_timestamp() - o.state_change))::int) ORDER BY o.pid)
+          FROM pg_stat_activity o
+         WHERE o.datid = a.datid AND o.application_name = a.application_name) AS busy
   FROM pg_locks l
   JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.granted AND l.locktype = 'relation' AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-   AND l.relation = ANY (CAST(:oids AS oid[])) AND l.pid <> ALL (CAST(:own AS int[]))
+ WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND l.database = a.datid
+   AND l.classid::bigint = :class AND l.objid::bigint = hashtext(:key)::bigint & 4294967295 AND l.objsubid = 2
  ORDER BY a.pid
 
 -- name: schema_views

@@ -11,10 +11,10 @@ from sqlalchemy.exc import DBAPIError
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import Backfill
 from alembic_zero.execute.fill import Fill
-from alembic_zero.execute.sending import describe_error, send
+from alembic_zero.execute.sending import describe_error, send, send_all
 from alembic_zero.execute.session import autocommit
-from alembic_zero.operations.errors import MigrationError
-from alembic_zero.plan.step import Kind
+from alembic_zero.operations.errors import LockTimeoutError, MigrationError
+from alembic_zero.plan.step import Kind, LockMode
 from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.quoting import ident
 
@@ -68,6 +68,13 @@ class Executor:
                 self.journal.start_step(self.work, migration.id, plan.phase, position, step)
             try:
                 self._run_step(migration, plan.phase, position, step)
+            except LockTimeoutError as error:
+                raise LockTimeoutError(
+                    f"revision {migration.revision!r}, {error.message}",
+                    code=error.code,
+                    revision=migration.revision,
+                    next_command=next_command,
+                ) from error.__cause__
             except DBAPIError as error:
                 raise MigrationError(
                     f"revision {migration.revision!r}, step {step.name!r} ({step.source}) failed: "
@@ -88,7 +95,7 @@ class Executor:
                 for statement in statements:
                     send(self.work, statement)
 
-        self.rules.retry(name, [], attempt)
+        self.rules.retry(name, self.work, attempt)
 
     def _run_step(self, migration: Migration, phase: str, position: int, step: Step) -> None:
         if step.kind == Kind.TRANSACTION:
@@ -96,13 +103,33 @@ class Executor:
             return
         if step.kind == Kind.AUTOCOMMIT:
             for statement in step.statements:
-                send(self.bare, statement)
+                self._run_bare(step, statement)
         elif step.kind == Kind.INDEX:
             self._build_index(step)
         else:
             self._run_rows(migration, step)
         with self.work.begin():
             self.journal.finish_step(self.work, migration.id, phase, position)
+
+    def _run_bare(self, step: Step, statement: str) -> None:
+        """Run a statement that cannot be in a transaction, or need not.
+
+        What works CONCURRENTLY waits for as long as it takes, and no client behind it; a VALIDATE of ours likewise
+        takes nothing that clients notice, but may stand behind autovacuum. Whatever a user's statement locks,
+        clients would stand behind it: it gets the short timeout.
+        """
+        if "CONCURRENTLY" in statement.upper():
+            with self.rules.witness.watching(self.bare, 1.0, f"step {step.name!r}"):
+                send(self.bare, statement)
+            return
+        ours = step.lock_mode == LockMode.SHARE_UPDATE_EXCLUSIVE
+        timeout_ms = self.rules.patience_ms if ours else self.rules.timeout_ms
+
+        def attempt() -> None:
+            with self.rules.without_transaction(self.bare, timeout_ms):
+                send(self.bare, statement)
+
+        self.rules.retry(step.name, self.bare, attempt)
 
     def _run_rows(self, migration: Migration, step: Step) -> None:
         with self.work.begin():
@@ -123,19 +150,24 @@ class Executor:
     def _run_transaction(self, migration: Migration, phase: str, position: int, step: Step) -> None:
         def attempt() -> None:
             with self.work.begin():
+                # The journal first: while the strong locks are held, nothing else is done.
+                self._note(migration, phase, position, step)
                 if step.locks:
                     self.rules.take(self.work, step.locks)
+                    send_all(self.work, step.statements)
                 else:
                     self.rules.set_timeout(self.work)
-                for statement in step.statements:
-                    send(self.work, statement)
-                if step.state is not None and step.table is not None:
-                    self.journal.put_flight_json(self.work, step.table, step.state)
-                for table, state in step.states:
-                    self.journal.put_flight_json(self.work, table, state)
-                self.journal.finish_step(self.work, migration.id, phase, position)
+                    for statement in step.statements:
+                        send(self.work, statement)
 
-        self.rules.retry(step.name, [lock.oid for lock in step.locks if lock.oid], attempt)
+        self.rules.retry(step.name, self.work, attempt)
+
+    def _note(self, migration: Migration, phase: str, position: int, step: Step) -> None:
+        if step.state is not None and step.table is not None:
+            self.journal.put_flight_json(self.work, step.table, step.state)
+        for table, state in step.states:
+            self.journal.put_flight_json(self.work, table, state)
+        self.journal.finish_step(self.work, migration.id, phase, position)
 
     def _build_index(self, step: Step) -> None:
         """Build an index concurrently; what a killed try left invalid goes first."""
@@ -146,10 +178,10 @@ class Executor:
             return
         drop = f"DROP INDEX CONCURRENTLY IF EXISTS {ident(schema, name)}"
         if rows:
-            send(self.bare, drop)
+            self._run_bare(step, drop)
         try:
             for statement in step.statements:
-                send(self.bare, statement)
+                self._run_bare(step, statement)
         except DBAPIError:
             send(self.bare, drop)
             raise

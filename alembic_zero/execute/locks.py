@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.blockers import advise, describe_blockers
 from alembic_zero.execute.sending import send
 from alembic_zero.operations.errors import LockTimeoutError
+from alembic_zero.plan.step import LockMode
 from alembic_zero.sql import ddl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.engine import Connection
 
+    from alembic_zero.execute.blockers import Blocker, Witness
     from alembic_zero.plan.step import Lock
 
 LOCK_NOT_AVAILABLE = "55P03"
 DEADLOCK_DETECTED = "40P01"
+QUERY_CANCELED = "57014"
 
+_STRENGTH = [str(mode) for mode in LockMode]
 _MAX_LOCK_TIMEOUT_MS = 100
 _AUTOVACUUM_MARGIN_MS = 2_000
 
@@ -44,75 +49,95 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
+def in_lock_order(locks: Sequence[Lock]) -> list[tuple[str, str]]:
+    """Return the tables among *locks* with their modes: by name, however that is quoted, each with its strongest."""
+    modes: dict[str, str] = {}
+    for lock in locks:
+        if not lock.view:
+            known = modes.get(lock.relation, _STRENGTH[0])
+            modes[lock.relation] = max(known, lock.mode, key=_STRENGTH.index)
+    return sorted(modes.items(), key=lambda item: (item[0].replace('"', ""), item[0]))
+
+
 @dataclass
 class LockRules:
     """How a step takes its locks.
 
     :param budget_s: how long, by the wall clock, a step tries before it gives up.
-    :param observer: a connection that may ask for blockers while the other one is failing.
+    :param witness: sees who holds what another session waits for.
     """
 
     deadlock_timeout_ms: int
     budget_s: float
-    observer: Connection
+    witness: Witness
     report: Callable[[str], None]
     clock: Callable[[], float] = field(default=time.monotonic)
 
+    @property
+    def timeout_ms(self) -> int:
+        """How long one try of a step waits, for all strong locks together."""
+        return lock_timeout_ms(self.deadlock_timeout_ms)
+
+    @property
+    def patience_ms(self) -> int:
+        """How long to wait for a lock that no client notices: long enough for autovacuum to give way."""
+        return self.deadlock_timeout_ms + _AUTOVACUUM_MARGIN_MS
+
     def set_timeout(self, connection: Connection) -> None:
-        """Set lock_timeout for the rest of the transaction."""
-        value = lock_timeout_ms(self.deadlock_timeout_ms)
-        send(connection, f"SET LOCAL lock_timeout = {value}")
+        """Set lock_timeout for the rest of the transaction; whatever else ends statements is off."""
+        send(connection, ddl.set_timeouts(self.timeout_ms))
 
     def take(self, connection: Connection, locks: Sequence[Lock]) -> None:
-        """Take all locks of a step, views before base tables, tables in the order given.
+        """Take all locks of a step, views before base tables, tables in one order wherever they are locked.
 
         Autovacuum gives way only to a waiter that outlasts deadlock_timeout. So first comes a lock
-        that no client notices, with time enough, then the strong ones, with little.
+        that no client notices, with time enough, then the strong ones, with little for all of them
+        together: a client may stand behind the first while we wait for the last.
         """
-        patience = self.deadlock_timeout_ms + _AUTOVACUUM_MARGIN_MS
-        send(connection, f"SET LOCAL lock_timeout = {patience}")
-        for lock in locks:
-            if not lock.view:
-                send(connection, ddl.lock_table(lock.relation, "SHARE UPDATE EXCLUSIVE"))
-        self.set_timeout(connection)
-        for lock in locks:
-            if lock.view:
-                # LOCK TABLE on a view goes on to its table at once, before the next view: clients of
-                # that one would hold it while they wait for the table. This locks the view alone.
-                send(connection, f"ALTER VIEW {lock.relation} RESET (security_barrier)")
-        for lock in [lock for lock in locks if not lock.view]:
-            send(connection, ddl.lock_table(lock.relation, lock.mode))
+        send(connection, ddl.set_timeouts(self.patience_ms))
+        tables = in_lock_order(locks)
+        for relation, _ in tables:
+            send(connection, ddl.lock_table(relation, "SHARE UPDATE EXCLUSIVE"))
+        send(connection, ddl.take_locks([lock.relation for lock in locks if lock.view], tables, self.timeout_ms))
 
-    def retry(self, name: str, oids: Sequence[int], attempt: Callable[[], None]) -> None:
-        """Call *attempt* until it gets its locks.
+    @contextmanager
+    def without_transaction(self, connection: Connection, timeout_ms: int) -> Iterator[None]:
+        """Set lock_timeout on a connection in autocommit mode, for the block."""
+        send(connection, f"SET lock_timeout = {timeout_ms}")
+        try:
+            yield
+        finally:
+            send(connection, "SET lock_timeout = 0")
+
+    def retry(self, name: str, connection: Connection, attempt: Callable[[], None]) -> None:
+        """Call *attempt*, which works on *connection*, until it gets its locks.
 
         :raises LockTimeoutError: it did not within the budget; names the last blocker seen.
         """
         deadline = self.clock() + self.budget_s
         tries = 0
         while True:
-            try:
-                attempt()
-            except DBAPIError as error:
-                if sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
-                    raise
-                blockers = self._blockers(oids)
-                if self.clock() > deadline:
-                    raise LockTimeoutError(
-                        f"step {name!r}: no lock within {self.budget_s:.0f} s, blocked by {blockers}; "
-                        "this step changed nothing and the database is usable by all clients: run the command again",
-                        code="ZD310",
-                    ) from error
-                if tries in (0, 5) or tries % 20 == 0:
-                    self.report(f"waiting for locks of step {name!r}, held by {blockers}")
-                time.sleep(pause_s(tries, random.random()))  # noqa: S311 - jitter, not a secret
-                tries += 1
-            else:
-                return
+            with self.witness.watching(connection, self.timeout_ms / 4_000) as sight:
+                try:
+                    attempt()
+                except DBAPIError as error:
+                    if sqlstate(error) not in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
+                        raise
+                    failure = error
+                else:
+                    return
+            if self.clock() > deadline:
+                raise self._given_up(name, sight.blockers) from failure
+            if tries in (0, 5) or tries % 20 == 0:
+                self.report(f"waiting for locks of step {name!r}, held by {describe_blockers(sight.blockers)}")
+            self.witness.make_autovacuum_yield(sight.blockers, self.patience_ms)
+            time.sleep(pause_s(tries, random.random()))  # noqa: S311 - jitter, not a secret
+            tries += 1
 
-    def _blockers(self, oids: Sequence[int]) -> str:
-        own = [row[0] for row in send(self.observer, "SELECT pg_backend_pid()")]
-        rows = read_rows(self.observer, "blockers", oids=list(oids), own=own)
-        self.observer.rollback()
-        found = [f"pid {r['pid']} ({r['state']} for {r['seconds']} s: {r['query']!r})" for r in rows[:3]]
-        return ", ".join(found) or "a transaction that has ended meanwhile"
+    def _given_up(self, name: str, blockers: Sequence[Blocker]) -> LockTimeoutError:
+        return LockTimeoutError(
+            f"step {name!r}: no lock within {self.budget_s:.0f} s, blocked by {describe_blockers(blockers)}; "
+            f"this step changed nothing and the database is usable by all clients: {advise(blockers)}, "
+            "then run the command again",
+            code="ZD310",
+        )

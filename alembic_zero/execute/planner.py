@@ -16,11 +16,11 @@ from alembic_zero.catalog.snapshot import TableFacts
 from alembic_zero.execute.enums import EnumTrials
 from alembic_zero.execute.following import Following
 from alembic_zero.execute.linked_trial import LinkedTrial
-from alembic_zero.execute.locks import LOCK_NOT_AVAILABLE, sqlstate
+from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, QUERY_CANCELED, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_schema
 from alembic_zero.execute.preflight import check_rows
 from alembic_zero.execute.samples import Sample
-from alembic_zero.execute.sending import describe_error, send
+from alembic_zero.execute.sending import describe_error, send, send_all
 from alembic_zero.execute.survey import survey_plan, survey_rights
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER
@@ -57,7 +57,7 @@ from alembic_zero.plan.policy import (
     check_triggers,
 )
 from alembic_zero.plan.publishing import held_publications
-from alembic_zero.plan.step import Kind, LockMode, Plan, Step
+from alembic_zero.plan.step import Kind, Lock, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
 from alembic_zero.sql.quoting import ident
@@ -186,7 +186,7 @@ class Planner:
         check_findings(self._findings, revision)
         self.announce(self._findings)
         for group in groups(flights):
-            self._rehearse(group, prelude, self._created_texts(items, group))
+            self._rehearse(group, prelude, self._creations(items, group))
         return self._assemble(items, flights, types)
 
     def _schemas(self, items: Sequence[Item]) -> list[str]:
@@ -506,12 +506,12 @@ class Planner:
             return []
         return list(Sample(connection, flight, self.preflight.sample_rows).findings())
 
-    def _created_texts(self, items: Sequence[Item], group: Sequence[Flight]) -> list[str]:
-        """Return the statements that create the tables of a group which are not there yet."""
+    def _creations(self, items: Sequence[Item], group: Sequence[Flight]) -> list[Ordinary]:
+        """Return what creates the tables of a group which are not there yet."""
         created = {(flight.schema, flight.name) for flight in group if flight.created}
         created |= {(read.schema, read.table) for flight in group for read in self._drafts[flight.id].reads}
         return [
-            item.operation.text
+            item.operation
             for item in items
             if isinstance(item.operation, Ordinary)
             and (item.operation.created or item.operation.kind == "create_table")
@@ -519,7 +519,7 @@ class Planner:
             and not item.operation.autocommit
         ]
 
-    def _rehearse(self, group: Sequence[Flight], prelude: Sequence[str], created: Sequence[str]) -> None:
+    def _rehearse(self, group: Sequence[Flight], prelude: Sequence[str], created: Sequence[Ordinary]) -> None:
         """Run the tables' expand transaction, update one row of each with users' triggers on, and roll back.
 
         *prelude* makes the types and functions that revisions create for themselves, *created* the tables.
@@ -533,15 +533,17 @@ class Planner:
         if not step.statements:
             return
         locks = [table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in group if not self._is_new(flight)]
+        locks += [lock for one in created for lock in self._referenced(one)]
+        statements = [*prelude, *(one.text for one in created), *step.statements]
         with self.sessions.lend() as connection:
 
             def attempt() -> None:
                 with rolled_back(connection):
-                    self.rules.take(connection, locks)
                     self.journal.create(connection)
-                    self._run_rehearsal(connection, group, [*prelude, *created, *step.statements])
+                    self.rules.take(connection, locks)
+                    self._run_rehearsal(connection, group, statements)
 
-            self.rules.retry(f"rehearsal of {step.name}", [flight.relation for flight in group], attempt)
+            self.rules.retry(f"rehearsal of {step.name}", connection, attempt)
 
     @staticmethod
     def _is_new(flight: Flight) -> bool:
@@ -550,20 +552,21 @@ class Planner:
 
     def _run_rehearsal(self, connection: Connection, group: Sequence[Flight], statements: Sequence[str]) -> None:
         try:
-            for statement in statements:
-                send(connection, statement)
+            send_all(connection, statements)
+            # The tables are locked: a look-up that reads one of them as a whole must not go on for long.
+            send(connection, f"SET LOCAL statement_timeout = {_REHEARSAL_MS}")
             for flight in group:
                 _touch_table(connection, flight)
             send(connection, "SET CONSTRAINTS ALL IMMEDIATE")
         except DBAPIError as error:
-            if sqlstate(error) == LOCK_NOT_AVAILABLE:
+            if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 raise
             revision = group[0].levels[-1].revision
             tables = ", ".join(f"{flight.schema}.{flight.name}" for flight in group)
             raise RefusedError(
                 f"revision {revision!r}, table {tables}: in a rehearsal, rolled back, an "
                 f"ordinary UPDATE after the expansion fails: {describe_error(error)} "
-                f"{_where(error)}; nothing was changed",
+                f"{_where(error)}{_slow_advice(error)}; nothing was changed",
                 code="ZD230",
                 revision=revision,
                 table=tables,
@@ -667,8 +670,15 @@ class Planner:
         kind = Kind.AUTOCOMMIT if operation.autocommit else Kind.TRANSACTION
         known = operation.kind in ("create_table", "comment")
         cost = "metadata only" if known else "cost unknown"
-        return Step(name, kind, item.describe(), (operation.text,), inverse=operation.inverse,
-                    lock_mode="locks as the statement takes", cost=cost)  # fmt: skip
+        return Step(name, kind, item.describe(), (operation.text,), self._referenced(operation),
+                    inverse=operation.inverse, lock_mode="locks as the statement takes", cost=cost)  # fmt: skip
+
+    def _referenced(self, operation: Ordinary) -> tuple[Lock, ...]:
+        """Return the locks that a new table's foreign keys take on tables that are there already."""
+        tables = [(schema or self.default_schema, name) for schema, name in operation.references]
+        return tuple(
+            Lock(ident(*table), LockMode.SHARE_ROW_EXCLUSIVE) for table in tables if table not in self._created
+        )
 
 
 @contextmanager
@@ -744,6 +754,9 @@ def definitions(item: Item, default_schema: str) -> list[str]:
     return []
 
 
+# How long the rehearsal may take over one row, its table being locked.
+_REHEARSAL_MS = 2_000
+
 _UNDEFINED_TABLE = "42P01"
 
 # A table that is not there yet has no oid; greater than any that PostgreSQL gives.
@@ -762,6 +775,15 @@ def _creates_definition(text: str) -> bool:
     if _CREATES.match(text):
         return True
     return bool(_CREATES_IN_BLOCK.match(text)) and not _TOUCHES_ROWS.search(text)
+
+
+def _slow_advice(error: DBAPIError) -> str:
+    if sqlstate(error) != QUERY_CANCELED:
+        return ""
+    return (
+        f": one row took more than {_REHEARSAL_MS / 1000:.0f} s, and so would every write; what from_table() looks up "
+        "needs an index"
+    )
 
 
 def _where(error: DBAPIError) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import psycopg
     from sqlalchemy.engine import Connection
 
@@ -17,6 +19,18 @@ def send(connection: Connection, text: str) -> Any:
     A percent sign in an identifier or a user's expression is not a placeholder.
     """
     return connection.exec_driver_sql(text, execution_options={"no_parameters": True})
+
+
+def send_all(connection: Connection, statements: Sequence[str]) -> None:
+    """Execute statements in one round trip: what is locked meanwhile does not wait for the network."""
+    driver_connection: Any = connection.connection.driver_connection
+    threshold, driver_connection.prepare_threshold = driver_connection.prepare_threshold, None
+    try:
+        # On a line of its own, as a statement may end in a comment.
+        send(connection, "\n;\n".join(statements))
+    finally:
+        # The driver would prepare a text that comes often, and several statements cannot be.
+        driver_connection.prepare_threshold = threshold
 
 
 def send_single(connection: Connection, text: str) -> None:

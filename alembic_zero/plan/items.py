@@ -22,6 +22,7 @@ class Ordinary:
     :param inverse: statements that take it back, empty if nothing does.
     :param index: schema and name of an index that is built concurrently.
     :param created: its table is created by the same upgrade.
+    :param references: schema and name of tables that a new one references.
     :param blocking: why live clients would suffer, and what to call instead; None if they do not.
     """
 
@@ -34,6 +35,7 @@ class Ordinary:
     blocking: str | None = None
     index: tuple[str | None, str] | None = None
     created: bool = False
+    references: tuple[tuple[str | None, str], ...] = ()
 
     def describe(self) -> str:
         """Return the statement in one line."""

@@ -254,6 +254,30 @@ def lock_table(relation: str, mode: str) -> str:
     return f"LOCK TABLE {relation} IN {mode} MODE"
 
 
+def set_timeouts(lock_timeout_ms: int) -> str:
+    """Return the statement that sets lock_timeout for the transaction, and statement_timeout off."""
+    return f"SELECT set_config('lock_timeout', '{lock_timeout_ms}', true), set_config('statement_timeout', '0', true)"
+
+
+def take_locks(views: Sequence[str], tables: Sequence[tuple[str, str]], timeout_ms: int) -> str:
+    """Return one statement that takes locks in the order given, views first, and waits *timeout_ms* for all together.
+
+    A view is locked by something that changes nothing: LOCK TABLE on it goes on to its table at once, before the
+    next view, and clients of that one would hold the table while they wait for the view.
+
+    :param views: SQL text.
+    :param tables: SQL text and lock mode.
+    """
+    left = "GREATEST(1, ceil(extract(epoch FROM give_up - clock_timestamp()) * 1000))::int::text"
+    steps = [f"ALTER VIEW {view} RESET (security_barrier)" for view in views]
+    steps += [lock_table(relation, mode) for relation, mode in tables]
+    timed = "".join(f"  PERFORM set_config('lock_timeout', {left}, true);\n  {step};\n" for step in steps)
+    # What the step itself may still have to wait for, a sequence for example, is short in any case.
+    rest = f"  PERFORM set_config('lock_timeout', '{max(1, timeout_ms // 4)}', true);\n"
+    declared = f"  give_up timestamptz := clock_timestamp() + interval '{timeout_ms} ms';\n"
+    return f"DO {dollar_quoted(f'{chr(10)}DECLARE{chr(10)}{declared}BEGIN{chr(10)}{timed}{rest}END{chr(10)}')}"
+
+
 def _in_format(name: str) -> str:
     """Return a quoted name for a template of the server's format(), in which a percent sign is doubled."""
     return name.replace("%", "%%")
