@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy.engine import Connection
 
+    from alembic_zero.workplace import Workplace
+
 
 class Settings:
     """What ``configure`` was told beyond Alembic's own arguments.
@@ -26,6 +28,7 @@ class Settings:
     :param command_wait_s: how long a command waits for another one that is at work on the project.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
+    *workplace* is the one that has taken the command lock already, if one has.
     *arguments* are what env.py gives to ``context.run_migrations``, and that to every upgrade() and downgrade().
     """
 
@@ -44,6 +47,7 @@ class Settings:
         self.project = project
         self.preflight = preflight or PreflightOptions()
         self.direct = False
+        self.workplace: Workplace | None = None
         self.arguments: dict[str, Any] = {}
 
 
@@ -108,12 +112,16 @@ def _keep_arguments(context: MigrationContext, settings: Settings) -> None:
 
     def run_and_keep(**kw: Any) -> None:
         settings.arguments = kw
-        if context.purge and not context.as_sql and context.dialect.name == "postgresql":
-            from alembic_zero import road
+        if context.as_sql or context.dialect.name != "postgresql":
+            run_migrations(**kw)
+            return
+        from alembic_zero import road
 
+        if context.purge:
             # Alembic empties the version table before it asks for the steps; in autocommit mode that would stay.
             road.check_stamp(context)
-        run_migrations(**kw)
+        with road.one_at_a_time(context):
+            run_migrations(**kw)
 
     context.run_migrations = run_and_keep  # type: ignore[method-assign]
 

@@ -163,7 +163,7 @@ def zd_verify(
     repair: str | None = None,
 ) -> None:
     """Compare rows in flight, and mend them if asked to."""
-    workplace = Workplace(context)
+    workplace = Workplace(context, "zd-verify")
     with workplace.closing(), translated_errors("zd-verify", "alembic zd-verify"):
         if repair is not None:
             workplace.take_command_lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,26 @@ if TYPE_CHECKING:
     from alembic_zero.plan.items import Item
 
 
+@contextmanager
+def one_at_a_time(context: MigrationContext) -> Iterator[None]:
+    """Have the command lock in the block where an upgrade starts with nothing: not even alembic_version is there.
+
+    Alembic creates that table before it asks for the steps, and of two at once the second one would fail.
+    """
+    original = getattr(context._migrations_fn, "zd_original", None)  # noqa: SLF001 - Alembic has no accessor
+    if getattr(original, "__name__", "") != "upgrade" or context._has_version_table():  # noqa: SLF001
+        yield
+        return
+    settings = context.opts["alembic_zero"]
+    workplace = settings.workplace = Workplace(context, "upgrade")
+    try:
+        with workplace.closing():
+            workplace.take_command_lock()
+            yield
+    finally:
+        settings.workplace = None
+
+
 def run_stock_command(
     context: MigrationContext, heads: tuple[str, ...], original: Callable[..., Iterable[Any]]
 ) -> Iterator[Any]:
@@ -40,7 +61,7 @@ def run_stock_command(
     if command not in ("upgrade", "downgrade"):
         yield from original(heads, context)
         return
-    workplace = Workplace(context, command)
+    workplace = context.opts["alembic_zero"].workplace or Workplace(context, command)
     steps = _choose_steps(workplace, heads, original)
     with workplace.closing():
         state = workplace.read_state()

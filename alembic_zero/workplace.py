@@ -24,6 +24,7 @@ from alembic_zero.execute.sending import describe_error
 from alembic_zero.execute.session import Sessions
 from alembic_zero.names import MAX_BYTES, client_suffix, shorten
 from alembic_zero.operations.errors import MigrationError, RefusedError
+from alembic_zero.sql.ddl import read_timeouts, set_timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -237,11 +238,16 @@ class Workplace:
         return tuple(client_suffix(migration.revision, schema, self.journal.name) for schema in migration.schemas)
 
     def run_on_env(self, statements: Sequence[str]) -> None:
-        """Run statements in env.py's transaction: the last act of a command, together with the version."""
-        self.connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        """Run statements in env.py's transaction: the last act of a command, together with the version.
+
+        What env.py does after them in the same transaction finds its own timeouts.
+        """
+        before = self.connection.exec_driver_sql(read_timeouts()).one()
+        self.connection.exec_driver_sql(set_timeouts("0", "0"))
         driver = self.connection.dialect.driver
         if driver in ("psycopg", "psycopg2") and statements:
             # One round trip; both send text without parameters as it is.
             statements = [";\n".join(statements)]
         for statement in statements:
             self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        self.connection.exec_driver_sql(set_timeouts(*before))

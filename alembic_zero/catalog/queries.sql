@@ -323,7 +323,8 @@ SELECT DISTINCT a.pid, p.gid, COALESCE(a.usename, p.owner) AS role, a.applicatio
   LEFT JOIN pg_locks h ON b.pid = 0 AND h.granted AND h.pid IS NULL AND h.locktype = w.locktype
         AND (h.database, h.relation, h.page, h.tuple, h.transactionid, h.classid, h.objid, h.objsubid)
             IS NOT DISTINCT FROM (w.database, w.relation, w.page, w.tuple, w.transactionid, w.classid, w.objid, w.objsubid)
-  LEFT JOIN pg_prepared_xacts p ON h.virtualtransaction = '-1/' || p.transaction::text
+  LEFT JOIN pg_locks x ON x.pid IS NULL AND x.locktype = 'transactionid' AND x.virtualtransaction = h.virtualtransaction
+  LEFT JOIN pg_prepared_xacts p ON p.transaction = x.transactionid
   LEFT JOIN pg_class c ON c.oid = w.relation
   LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE w.pid = :pid AND NOT w.granted AND COALESCE(a.pid::text, p.gid) IS NOT NULL
@@ -337,12 +338,18 @@ SELECT pg_try_advisory_lock(:class, hashtext(:key)) AS taken
 -- Give it back.
 SELECT pg_advisory_unlock(:class, hashtext(:key)) AS freed
 
+-- name: holds_advisory
+-- Whether this session has an advisory lock.
+SELECT EXISTS (SELECT FROM pg_locks l
+                WHERE l.locktype = 'advisory' AND l.granted AND l.pid = pg_backend_pid() AND l.classid::bigint = :class
+                  AND l.objid::bigint = hashtext(:key)::bigint & 4294967295 AND l.objsubid = 2) AS held
+
 -- name: share_advisory
 -- Share an advisory lock for the session.
 SELECT pg_advisory_lock_shared(:class, hashtext(:key)) IS NULL AS taken
 
 -- name: advisory_holders
--- Sessions of this database that hold an advisory lock, with what other sessions of the same process do.
+-- Other sessions of this database that hold an advisory lock, with what all sessions of the same process do.
 SELECT a.pid, a.application_name, a.usename AS role, a.client_addr::text AS address, a.backend_start AS since,
        (SELECT jsonb_agg(jsonb_build_object(
                    'pid', o.pid, 'state', COALESCE(o.state, 'in an unknown state'),
@@ -352,7 +359,7 @@ SELECT a.pid, a.application_name, a.usename AS role, a.client_addr::text AS addr
          WHERE o.datid = a.datid AND o.application_name = a.application_name) AS busy
   FROM pg_locks l
   JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND l.database = a.datid
+ WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND l.database = a.datid AND a.pid <> pg_backend_pid()
    AND l.classid::bigint = :class AND l.objid::bigint = hashtext(:key)::bigint & 4294967295 AND l.objsubid = 2
  ORDER BY a.pid
 

@@ -79,7 +79,10 @@ class CommandLock:
         if self._guard is None:
             return
         try:
-            held = not self._guard.invalidated and self._mine(self._guard)
+            rows = (
+                [] if self._guard.invalidated else read_rows(self._guard, "holds_advisory", **self._key(COMMAND_CLASS))
+            )
+            held = any(row["held"] for row in rows)
         except DBAPIError:
             held = False
         if not held:
@@ -96,10 +99,6 @@ class CommandLock:
             if rows:
                 return _describe(rows, orphaned=orphaned)
         return None
-
-    def _mine(self, guard: Connection) -> bool:
-        rows = read_rows(guard, "advisory_holders", **self._key(COMMAND_CLASS))
-        return any(row["pid"] == self.sessions.pid(guard) for row in rows)
 
     def _key(self, lock_class: int) -> dict[str, Any]:
         return {"class": lock_class, "key": self.project}

@@ -540,10 +540,23 @@ class Planner:
             def attempt() -> None:
                 with rolled_back(connection):
                     self.journal.create(connection)
+                    self._check_generation(connection)
                     self.rules.take(connection, locks)
                     self._run_rehearsal(connection, group, statements)
 
             self.rules.retry(f"rehearsal of {step.name}", connection, attempt)
+
+    def _check_generation(self, connection: Connection) -> None:
+        """Refuse to go on with numbers that another project's migration has taken since the plan was begun.
+
+        :raises RefusedError: code ZD303.
+        """
+        if self.journal.read(connection).last_generation != self.state.last_generation:
+            raise RefusedError(
+                "another project's command has begun a migration in this database meanwhile; nothing was changed: "
+                "run this one again",
+                code="ZD303",
+            )
 
     @staticmethod
     def _is_new(flight: Flight) -> bool:

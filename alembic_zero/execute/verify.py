@@ -166,7 +166,7 @@ class Verifier:
             with self._snapshot():
                 seen[:] = look()
 
-        self.rules.retry(f"verify {_label(flight)}", [flight.relation], attempt)
+        self.rules.retry(f"verify {_label(flight)}", self.work, attempt)
         return seen
 
     def _look(self, sql: VerifySql, leaf: Leaf, tid: str) -> Suspect | None:

@@ -254,9 +254,17 @@ def lock_table(relation: str, mode: str) -> str:
     return f"LOCK TABLE {relation} IN {mode} MODE"
 
 
-def set_timeouts(lock_timeout_ms: int) -> str:
-    """Return the statement that sets lock_timeout for the transaction, and statement_timeout off."""
-    return f"SELECT set_config('lock_timeout', '{lock_timeout_ms}', true), set_config('statement_timeout', '0', true)"
+def set_timeouts(lock_timeout: int | str, statement_timeout: int | str = 0) -> str:
+    """Return the statement that sets both for the transaction, in milliseconds or with a unit."""
+    return (
+        f"SELECT set_config('lock_timeout', '{lock_timeout}', true),"
+        f" set_config('statement_timeout', '{statement_timeout}', true)"
+    )
+
+
+def read_timeouts() -> str:
+    """Return the query for both, in that order."""
+    return "SELECT current_setting('lock_timeout'), current_setting('statement_timeout')"
 
 
 def take_locks(views: Sequence[str], tables: Sequence[tuple[str, str]], timeout_ms: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from tests.support.server import Database
 
 # What conflicts with a client's INSERT, UPDATE or DELETE, or even with its SELECT; weakest first.
@@ -29,7 +30,8 @@ SELECT c.oid::bigint, c.oid::regclass::text, array_agg(l.mode ORDER BY l.mode),
   LEFT JOIN pg_stat_xact_user_tables s ON s.relid = c.oid
  WHERE l.pid = pg_backend_pid() AND l.granted AND l.locktype = 'relation' AND l.mode = ANY (%s::text[])
    AND c.relkind IN ('r', 'p', 'v', 'm') AND c.relnamespace <> 'pg_catalog'::regnamespace
-   AND c.relnamespace IS DISTINCT FROM to_regnamespace('alembic_zero') AND c.relnamespace::regnamespace::text !~ '_zd_trial'
+   AND c.relnamespace IS DISTINCT FROM to_regnamespace('alembic_zero')
+   AND c.relnamespace::regnamespace::text !~ '_zd_trial'
  GROUP BY c.oid
 """
 
