@@ -301,12 +301,15 @@ def render_tombstone(view_schema: str, name: str, columns: Sequence[tuple[str, s
     view = ident(view_schema, name)
     listed = ", ".join(f"{ident(column)} {type_}" for column, type_ in columns)
     names = idents(column for column, _ in columns)
+    select = f"SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()"
     return [
         f"CREATE TABLE {table} ({listed})",
         revoke_from_all(table),
         *(f"CREATE UNIQUE INDEX ON {table} {key}" for key in keys),
         _tomb_trigger(table, ident(JOURNAL_SCHEMA, write)),
-        f"CREATE VIEW {view} AS SELECT {names} FROM {table} WHERE {ident(JOURNAL_SCHEMA, read)}()",
+        # A barrier, so that the condition stays with the scan: as a join's condition, on the optional side of an outer
+        # join, it would wait for a row of the empty table.
+        f"CREATE VIEW {view} WITH (security_barrier) AS {select}",
         revoke_from_all(view),
         # Whoever still asks must meet the explanation, not a missing right: the table is empty.
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON {view} TO PUBLIC",
