@@ -112,8 +112,11 @@ def server(request: pytest.FixtureRequest, _servers: _Servers) -> Server:
 
 
 @pytest.fixture
-def database(server: Server) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
     """A fresh, empty database, dropped after the test."""
+    since = request.node.get_closest_marker("since")
+    if since is not None and server.version < since.args[0]:
+        pytest.skip(f"PostgreSQL {server.version}: {since.args[1]}")
     with server.fresh_database() as fresh:
         yield fresh
 

@@ -12,7 +12,7 @@ from tests.support.project import AlembicProject
 from tests.support.replication import CONFIGURATION, subscribed
 from tests.support.server import Server
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.since(15, "its publications have no column lists")]
 
 TABLE = "CREATE TABLE users (id integer PRIMARY KEY, name text NOT NULL, age integer, kept boolean DEFAULT true);"
 SETUP = f"""

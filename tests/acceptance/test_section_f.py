@@ -639,3 +639,13 @@ def test_f_row_security_before_15__no_version_is_published(database, tmp_path):
     assert database.server.version > 14
     with flight.client(BEFORE) as client:
         assert client.fetch("SELECT count(*) FROM users") == [(0,)]
+
+
+@pytest.mark.every_server
+def test_f_publication_before_15__refused_for_want_of_column_lists(database, tmp_path):
+    """From 15 on, test_replication.py shows with real subscribers that they go on."""
+    flight = fly(database, tmp_path, USERS + "CREATE PUBLICATION p FOR TABLE users;", SPLIT, run=False)
+    if database.server.version == 14:
+        assert_refused(flight, "column lists exist from PostgreSQL 15 on")
+    else:
+        flight.run("upgrade", AFTER)
