@@ -134,3 +134,10 @@ def test_docs__links_lead_somewhere(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_docs__codes_that_are_mentioned_exist(path):
     assert set(re.findall(r"\bZD\d{3}\b", path.read_text(encoding="utf-8"))) <= codes_in_sources()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_docs__tests_that_a_page_names_are_there(page):
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+    assert {name for name in named if f"def {name}(" not in sources} == set()
