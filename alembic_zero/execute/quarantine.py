@@ -10,7 +10,7 @@ from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
-from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.functions import render_assignment, render_call
 from alembic_zero.sql.links import call_again
 from alembic_zero.sql.markers import quarantined_condition
 from alembic_zero.sql.quoting import ident, literal
@@ -72,7 +72,8 @@ def explain_row(connection: Connection, flight: Flight, leaf: tuple[str, str], t
         for statement, failure in _attempts(flight, level, leaf, tid):
             savepoint = connection.begin_nested()
             try:
-                value = send(connection, statement).scalar()
+                result = send(connection, statement)
+                value = result.scalar() if result.returns_rows else None
             except DBAPIError as error:
                 savepoint.rollback()
                 return describe_error(error)
@@ -97,7 +98,8 @@ def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str) -> 
     for edge in level.ups:
         values[edge.target] = composer.apply(edge)
     source = f"FROM ONLY {ident(*leaf)} AS t WHERE t.ctid = {literal(tid)}::tid"
-    attempts = [(f"SELECT ({value}) IS NULL {source}", "") for value in values.values()]
+    # Assigned, as the trigger does it: a cast would cut off what is too long.
+    attempts = [(render_assignment(flight.cell(c).type, f"SELECT {value} {source}"), "") for c, value in values.items()]
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]
         attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))

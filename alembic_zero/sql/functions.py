@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.quoting import dollar_quoted, ident
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,3 +66,8 @@ def _aliased(arguments: Sequence[tuple[str, str]]) -> str:
 def render_call(schema: str, name: str, arguments: Sequence[str]) -> str:
     """Return a call of one of these functions."""
     return f"{ident(schema, name)}({', '.join(arguments)})"
+
+
+def render_assignment(type_: str, query: str) -> str:
+    """Return a statement that fails if the one value of a query cannot be assigned to a type; it writes nothing."""
+    return f"DO {dollar_quoted(f'DECLARE value {type_}; BEGIN value := ({query}); END')}"
