@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-INCONSISTENT, FORBIDDEN, MISSING = "inconsistent", "forbidden", "missing"
+INCONSISTENT, FORBIDDEN, MISSING, LEFT_BEHIND = "inconsistent", "forbidden", "missing", "left behind"
 
 Leaf = tuple[str, str]
 
@@ -29,7 +29,8 @@ class Difference:
 class Finding:
     """One row with which something is wrong.
 
-    :param kind: ``quarantined``, ``not synchronised``, ``inconsistent``, ``forbidden`` or ``missing``.
+    :param kind: ``quarantined``, ``not synchronised``, ``inconsistent``, ``forbidden``, ``missing`` or
+     ``left behind``.
     :param revision: the revision whose expressions say so.
     :param place: where the row was: the table that holds it, and its ctid.
     """

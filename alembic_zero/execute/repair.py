@@ -167,6 +167,17 @@ class Repairer:
         downs = [a for a in _downs(linked.demands[n] for n in stray.failed) if a.flight == flight.id]
         self._write_down(VerifySql(flight), leaf, stray.tid, downs)
 
+    def mend_left_behind(self, sql: LinkSql, tid: str) -> None:
+        """Delete a row whose deletion failed, or let it be the newer version's own."""
+        repair = RepairSql(sql.target, (sql.target.schema, sql.target.name))
+
+        def mend() -> None:
+            if self._hold(repair, tid):
+                send(self.work, repair.remove(tid) if self.truth == Truth.OLD else sql.keep(tid))
+
+        with carrying_nothing(self.work):
+            self._try(mend)
+
     # -- pieces ---------------------------------------------------------------------------
 
     def _hold(self, repair: RepairSql, tid: str) -> bool:

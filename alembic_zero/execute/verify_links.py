@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.execute.backfill import is_about_data
-from alembic_zero.execute.findings import INCONSISTENT, MISSING, Difference, Finding, Unchecked
+from alembic_zero.execute.findings import INCONSISTENT, LEFT_BEHIND, MISSING, Difference, Finding, Unchecked
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.comparing import Tied
 from alembic_zero.sql.links import LinkSql
+from alembic_zero.sql.verify import in_blocks
 from alembic_zero.sql.verify_links import Linked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alembic_zero.execute.findings import Verification
+    from alembic_zero.execute.findings import Leaf, Verification
     from alembic_zero.execute.verify import Verifier
     from alembic_zero.lens.comparing import Arrow, Demand
     from alembic_zero.lens.lens import Flight
@@ -73,6 +74,16 @@ def linked_queries(tied: Tied, blind: Sequence[str]) -> tuple[list[Linked], list
     return queries, left
 
 
+def left_behind_queries(tied: Tied) -> Iterator[LinkSql]:
+    """Yield the links by which an older version's deletion may have failed to follow."""
+    for link in tied.links:
+        if link.upward and link.columns:
+            ends = {
+                n: tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight)
+            }
+            yield LinkSql(link, ends[link.source.flight], ends[link.target.flight])
+
+
 def _is_across(arrow: Arrow, tied: Tied) -> bool:
     return arrow.edge is None or any(link.lookup in arrow.functions for link in tied.links)
 
@@ -102,6 +113,27 @@ class LinkVerifier:
                 found.unchecked.append(_unchecked(tied, arrow))
             for linked in queries:
                 self._compare(linked, found)
+            for sql in left_behind_queries(tied):
+                self._find_left_behind(sql, tied.flights[sql.link.target.flight], found)
+
+    def _find_left_behind(self, sql: LinkSql, flight: Flight, found: Verification) -> None:
+        label = _label(flight)
+        for leaf, first, end in self.verifier.ranges(flight, f"{label} for rows left behind"):
+            tids = partial(self._tids, sql.left_behind(in_blocks(first, end)))
+            for tid in self.verifier.read(flight, tids):
+                found.counts[label, LEFT_BEHIND] += 1
+                if found.counts[label, LEFT_BEHIND] <= self.verifier.limit:
+                    key = self.verifier.read(flight, partial(self._keys, flight, leaf, tid))[0]
+                    error = f"the row of {_label(sql.source)} that it followed from is deleted, it could not be"
+                    found.findings.append(Finding(LEFT_BEHIND, label, key, flight.levels[-1].revision, error=error))
+                if self.verifier.repairer is not None:
+                    self.verifier.repairer.mend_left_behind(sql, tid)
+
+    def _keys(self, flight: Flight, leaf: Leaf, tid: str) -> list[str]:
+        return [self.verifier.key_of(flight, leaf, tid)]
+
+    def _tids(self, query: str) -> list[str]:
+        return [str(row[0]) for row in send(self.verifier.work, query)]
 
     def _compare(self, linked: Linked, found: Verification) -> None:
         name = f"{_label(linked.at)} against {_label(linked.other)}"
@@ -132,9 +164,7 @@ class LinkVerifier:
         except DBAPIError as error:
             if not is_about_data(error):
                 raise
-        tids = self.verifier.read(
-            linked.at, lambda: [str(row[0]) for row in send(self.verifier.work, linked.tids(first, end))]
-        )
+        tids = self.verifier.read(linked.at, lambda: self._tids(linked.tids(first, end)))
         return [stray for tid in tids for stray in self._look_again(linked, Stray(tid, None))]
 
     def _look_again(self, linked: Linked, stray: Stray) -> list[Stray]:

@@ -98,7 +98,7 @@ class Carry:
         """Text that keeps an older client's statement from failing: its row is quarantined instead."""
         return (
             f"  WHEN {RERAISED} THEN RAISE;\n  WHEN OTHERS THEN\n"
-            f"    IF {eq('TG_OP', literal('DELETE'))} THEN RETURN NULL; END IF;\n"
+            f"    IF {eq('TG_OP', literal('DELETE'))} THEN {self._leave_behind()}RETURN NULL; END IF;\n"
             f"{self._leave()}    {self._set_aside()}\n"
         )
 
@@ -157,6 +157,13 @@ class Carry:
         moved = call_linked(f"moved_{self.link.name}", [*self._arguments("OLD"), *self._arguments("NEW")])
         leave = _ignoring_failure(f"IF {moved} THEN {self._inherit(self._vanish())} END IF;", RERAISED)
         return f"    IF {eq('TG_OP', literal('UPDATE'))} THEN {leave} END IF;\n"
+
+    def _leave_behind(self) -> str:
+        """Text that marks what OLD made, and what cannot be deleted, for zd-verify."""
+        if self.link.cell:
+            return ""
+        leave = f"PERFORM {call_linked(f'leave_{self.link.name}', self._arguments('OLD'))};"
+        return f"{_ignoring_failure(leave, RERAISED)} "
 
     def _vanish(self) -> str:
         """Text that deletes the row that OLD made."""

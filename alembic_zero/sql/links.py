@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from alembic_zero.lens.compose import Composer
-from alembic_zero.lens.lens import OLDEST_TAG, QUARANTINE_OFFSET
+from alembic_zero.lens.lens import GENERATION_STRIDE, OLDEST_TAG, QUARANTINE_OFFSET
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.ddl import close_function
@@ -44,7 +44,7 @@ def found_value(default: str | None) -> str:
 
 def function_names(link: Link) -> list[str]:
     """Return the names of all functions of a link, callers before what they call."""
-    kinds = ("lookup", "give", "lock", "read") if link.cell else ("heir", "put", "moved", "rekey", "drop")
+    kinds = ("lookup", "give", "lock", "read") if link.cell else ("heir", "put", "moved", "rekey", "drop", "leave")
     return [link.carry, *(f"{kind}_{link.name}" for kind in kinds)]
 
 
@@ -409,6 +409,7 @@ class LinkSql:
             self._sql(f"moved_{name}", both, "boolean", self._moved(len(types))),
             self._sql(f"rekey_{name}", both, "boolean", self._rekey(len(types))),
             self._sql(f"drop_{name}", types, "void", self._drop()),
+            self._sql(f"leave_{name}", types, "void", self._leave()),
         ]
 
     def _put(self, width: int) -> str:
@@ -466,6 +467,22 @@ class LinkSql:
     def _drop(self) -> str:
         return f"DELETE FROM {self._table} AS {_TARGET} USING {self._old_keys()} WHERE {self._keys_match('o')}"
 
+    def _leave(self) -> str:
+        """Mark the row as one that should have gone, and could not: nothing else of it says so."""
+        return (
+            f"UPDATE {self._table} AS {_TARGET} SET {ident(MARKER)} = {self._left_marker}\n"
+            f"    FROM {self._old_keys()} WHERE {self._keys_match('o')}"
+        )
+
+    @property
+    def _base(self) -> int:
+        return self.target.backfilled_generation() or self.target.levels[-1].generation
+
+    @property
+    def _left_marker(self) -> int:
+        # There are never as many versions in flight as generations are apart.
+        return self._base + GENERATION_STRIDE - 1
+
     # -- the backfill of rows ---------------------------------------------------------------
 
     def _source_rows(self) -> str:
@@ -485,9 +502,8 @@ class LinkSql:
 
     @property
     def _filled_marker(self) -> int:
-        base = self.target.backfilled_generation() or self.target.levels[-1].generation
         derives = bool(self.target.levels[-1].ups or self.target.levels[-1].rules)
-        return self.tag if derives else base
+        return self.tag if derives else self._base
 
     def _winners(self) -> str:
         """Return the query of what the first source row of each key gives."""
@@ -575,6 +591,23 @@ class LinkSql:
         """Return what has been made of a column."""
         mapped = self.link.columns[column]
         return f"CAST({made}.{self._value_name(mapped)} AS {mapped.type})"
+
+    def left_behind(self, rows: str) -> str:
+        """Return the query for the tids of rows whose deletion failed, and which still follow from nothing.
+
+        :param rows: a condition on rows of the target, called ``t``.
+        """
+        made = self._mapped(self._source_rows(), self._key_columns())
+        target = f"(SELECT t.*, t.ctid AS {_TID} FROM {self._table} AS t WHERE {rows} OFFSET 0) AS {_TARGET}"
+        return (
+            f"SELECT {_TARGET}.{_TID}::text FROM {target} WHERE {_TARGET}.{ident(MARKER)} = {self._left_marker}\n"
+            f"   AND NOT EXISTS (SELECT FROM ({made}) AS v WHERE {self._keys_match('v')})"
+        )
+
+    def keep(self, tid: str) -> str:
+        """Return the statement after which a row counts as written by the newer version."""
+        marker = self._base + self.target.sync_index(len(self.target.levels))
+        return f"UPDATE {self._table} SET {ident(MARKER)} = {marker} WHERE ctid = {literal(tid)}::tid"
 
     def remove(self, tids: Sequence[str]) -> str:
         """Return the statement that removes rows, without a trace on the other side."""

@@ -282,3 +282,47 @@ def test_zd_verify_repair__across_tables__consistent_by_the_chosen_version(
     with flight.client(BEFORE) as client:
         assert client.fetch(query) == expected[truth]
     flight.run("zd-complete")
+
+
+LEFT = Case(
+    "left",
+    setup="""
+        CREATE TABLE users (id integer PRIMARY KEY, email text);
+        INSERT INTO users SELECT i, i || '@x' FROM generate_series(1, 9) AS i;
+    """,
+    upgrade="""
+        op.zd_create_table("mails", sa.Column("user_id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("email", sa.Text),
+            up=alembic_zero.from_table("users", {"user_id": "id", "email": "email"}))
+        op.zd_create_table("letters", sa.Column("id", sa.Integer, primary_key=True),
+            sa.Column("mail", sa.Integer, sa.ForeignKey("mails.user_id")))
+    """,
+    plain="pass",
+)
+
+
+@pytest.mark.parametrize("truth", ["old", "new"])
+def test_zd_verify__deletion_that_could_not_follow__found_and_mended(
+    truth: str, database: Database, tmp_path: Path
+) -> None:
+    """The other table's row is referenced: the old client's DELETE succeeds, and the row stays behind."""
+    flight = Flight(LEFT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        old, new = clients["old"].connection, clients["new"].connection
+        new.execute("INSERT INTO letters VALUES (1, 2), (2, 3), (3, 4)")
+        old.execute("DELETE FROM users WHERE id IN (1, 2, 3, 4)")
+        new.execute("INSERT INTO mails VALUES (77, 'own')")
+        old.execute("INSERT INTO users VALUES (4, '4@x')")
+        assert new.execute("SELECT user_id FROM mails WHERE user_id < 5 ORDER BY 1").fetchall() == [(2,), (3,), (4,)]
+        left = {("mails", "left behind", f"({n})") for n in (2, 3)}
+        assert found(verify(flight)) == left
+        refused = flight.project.run_in_process("zd-complete", check=False)
+        assert refused.returncode == 2
+        if truth == "old":
+            assert found(verify(flight, "--repair")) == left
+            new.execute("DELETE FROM letters")
+        assert verify(flight, f"--repair={truth}")["consistent"]
+        there = new.execute("SELECT user_id FROM mails WHERE user_id < 4 ORDER BY 1").fetchall()
+        assert there == ([] if truth == "old" else [(2,), (3,)])
+    flight.run("zd-complete")
