@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import termios
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -405,3 +409,21 @@ def test_zd_verify__keys_enums_schemas_names_and_what_cannot_be_compared(databas
     # Nothing has run that does more than compute.
     assert database.fetch("SELECT count(*) FROM log") == lines
     assert verify(flight, "--repair")["consistent"]
+
+
+def test_zd_verify__on_a_terminal__shows_a_bar(database: Database, tmp_path: Path) -> None:
+    flight = Flight(SPLIT, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = flight.project.start("zd-verify", stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the other end is closed
+            while piece := terminal.read(4096):
+                shown += piece
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"verifying public.users" in shown
+    assert b"blocks" in shown

@@ -237,14 +237,16 @@ class AlembicProject:
         )
         return _checked(completed) if check else completed
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, env: Mapping[str, str] | None = None, stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         """Start the ``alembic`` script and return at once; for tests that kill it."""
         return subprocess.Popen(
             self._command(arguments),
             cwd=self.directory,
             env=_environment(env),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
