@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow test-servers traffic clean
+.PHONY: demo test test-all test-slow test-servers traffic locks clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -38,6 +38,10 @@ test-servers: $(VENV)/.installed-test $(OTHER_SERVERS:%=.postgres/%/.installed)
 # An hour, or five million statements, of clients in every phase of every scenario; ALEMBIC_ZERO_TRAFFIC="seconds=600" for less.
 traffic: $(VENV)/.installed-test
 	$(BIN)/python -m tests.traffic
+
+# The locks of every scenario of every suite, and every kind of long transaction against every kind of change.
+locks: $(VENV)/.installed-test
+	ALEMBIC_ZERO_LOCKS=1 $(BIN)/python -m pytest -s tests/acceptance/test_locks.py -k "every_transaction or long_transaction"
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import read_facts, read_live_foreign_keys, read_rows
+from alembic_zero.execute.clients import describe_clients
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.sending import send
 from alembic_zero.lens.lens import Flight
@@ -129,26 +130,21 @@ class Completion:
         return plan
 
     def _check_clients(self, executor: Executor, target: Migration) -> None:
+        watch = self._workplace.client_watch(executor.bare, self._gone(target))
         deadline = time.monotonic() + _LINGER_S
-        while clients := self._old_clients(executor, target):
-            if time.monotonic() > deadline:
-                raise RefusedError(
-                    f"revision {target.revision!r}: clients of older versions are connected ({', '.join(clients)}); "
-                    "nothing was changed: stop them, or use --force",
-                    code="ZD260",
-                    revision=target.revision,
-                    next_command="alembic zd-complete",
-                )
+        clients = watch.look()
+        while clients and time.monotonic() < deadline:
             time.sleep(0.1)
-
-    def _old_clients(self, executor: Executor, target: Migration) -> list[str]:
-        suffixes = {s: m.revision for m in self._gone(target) for s in self._workplace.client_suffixes(m)}
-        return [
-            f"pid {row['pid']} of version {revision}"
-            for row in read_rows(executor.bare, "clients")
-            for suffix, revision in suffixes.items()
-            if row["application_name"].endswith(suffix)
-        ]
+            clients = watch.look()
+        clients = clients or watch.observe()
+        if clients:
+            raise RefusedError(
+                f"revision {target.revision!r}: clients of older versions are connected: {describe_clients(clients)}; "
+                "nothing was changed: stop them, or use --force",
+                code="ZD260",
+                revision=target.revision,
+                next_command="alembic zd-complete",
+            )
 
     def _check_rows(self, executor: Executor, target: Migration) -> None:
         found = self._verify(executor, target)

@@ -26,6 +26,8 @@ class Settings:
     :param lock_budget_s: how long, by the wall clock, one step tries to get its locks.
     :param preflight: what is looked at before the first change.
     :param command_wait_s: how long a command waits for another one that is at work on the project.
+    :param poolers: URLs of the admin consoles of poolers, which know clients that the server does not.
+    :param client_watch_s: for how long zd-complete looks for clients of older versions; None decides by what it sees.
 
     *direct* turns true for a run that starts from base: only then may our operations be plain DDL.
     *workplace* is the one that has taken the command lock already, if one has.
@@ -40,9 +42,13 @@ class Settings:
         preflight: PreflightOptions | None = None,
         *,
         command_wait_s: float = 600.0,
+        poolers: Sequence[str] = (),
+        client_watch_s: float | None = None,
     ) -> None:
         self.schemas = tuple(schemas)
         self.command_wait_s = command_wait_s
+        self.poolers = tuple(poolers)
+        self.client_watch_s = client_watch_s
         self.lock_budget_s = lock_budget_s
         self.project = project
         self.preflight = preflight or PreflightOptions()
@@ -58,6 +64,8 @@ def configure(
     zd_schemas: Sequence[str] = (),
     zd_lock_budget_s: float = 120.0,
     zd_command_wait_s: float = 600.0,
+    zd_poolers: Sequence[str] = (),
+    zd_client_watch_s: float | None = None,
     zd_project: str | None = None,
     zd_publications: str = HOLD,
     zd_sample_rows: int = 1000,
@@ -74,6 +82,10 @@ def configure(
      ``target_metadata``.
     :param zd_lock_budget_s: seconds, by the wall clock, that one step tries to get its locks.
     :param zd_command_wait_s: seconds that a command waits for another one on the same project; 0 refuses at once.
+    :param zd_poolers: URLs of PgBouncer admin consoles, such as ``postgresql://stats@host:6432/pgbouncer``: their lists
+     of clients are exact, where the server sees a client of a pool in transaction mode only while it works.
+    :param zd_client_watch_s: seconds that zd-complete looks for clients of older versions before it begins; else a
+     quarter of a second if there are pinned sessions, ten seconds if they change hands meanwhile.
     :param zd_project: a name for this project. Needed where two projects, each with a version table of its own,
      keep tables in one schema of one database, or have a table's schema in common: their revision ids may be equal.
      Applications give the same to ``pin_engine(project=)``. Not to be changed later.
@@ -93,7 +105,15 @@ def configure(
     if original is not None:
         kw["fn"] = _wrapped(original)
     preflight = PreflightOptions(_checked_choice(zd_publications), zd_sample_rows, zd_free_disk)
-    settings = Settings(zd_schemas, zd_lock_budget_s, zd_project, preflight, command_wait_s=zd_command_wait_s)
+    settings = Settings(
+        zd_schemas,
+        zd_lock_budget_s,
+        zd_project,
+        preflight,
+        command_wait_s=zd_command_wait_s,
+        poolers=zd_poolers,
+        client_watch_s=zd_client_watch_s,
+    )
     environment.configure(connection=connection, alembic_zero=settings, **kw)
     _keep_arguments(environment.get_context(), settings)
 

@@ -83,6 +83,10 @@ def implicit_name(table: str, columns: Iterable[str], label: str) -> str:
     return f"{shorten(table, first)}_{shorten(joined.decode(), second)}_{label}"
 
 
+#: What the application_name of a client of any version has in it.
+SUFFIX_START = " [zd:"
+
+
 def client_suffix(revision: str, schema: str = "public", project: str | None = None) -> str:
     """Return how the ``application_name`` of every client pinned to *revision* ends.
 
@@ -95,7 +99,7 @@ def client_suffix(revision: str, schema: str = "public", project: str | None = N
     name = revision + ("" if schema == "public" else f"@{schema}") + ("" if project is None else f":{project}")
     plain = len(name) <= _MAX_SUFFIX and _PLAIN_SUFFIX.fullmatch(name) and not _SEPARATORS.search("".join(parts))
     # "#" is not in the plain alphabet: a digest cannot be taken for a revision.
-    return f" [zd:{name}]" if plain else f" [zd:#{_digest(*parts)[:32]}]"
+    return f"{SUFFIX_START}{name}]" if plain else f"{SUFFIX_START}#{_digest(*parts)[:32]}]"
 
 
 def revision_setting(revision: str, project: str | None = None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
@@ -11,6 +13,7 @@ from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.planner import Extras
 from alembic_zero.execute.quarantine import count_quarantined, describe_quarantined
 from alembic_zero.heads import version_name
+from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.findings import Severity
 from alembic_zero.sql import journal as sql
 
@@ -99,11 +102,15 @@ def _phase(state: State) -> str:
 
 
 def _clients(workplace: Workplace, state: State) -> dict[str, int]:
-    rows = read_rows(workplace.connection, "clients")
-    return {
-        m.revision: sum(row["application_name"].endswith(workplace.client_suffixes(m)) for row in rows)
-        for m in state.migrations
-    }
+    """Return how many clients each version has at this moment, as far as can be seen."""
+    watch = workplace.client_watch(workplace.connection, state.migrations)
+    try:
+        found = watch.look()
+    except RefusedError as error:
+        # A status fails for nothing.
+        workplace.report(error.message)
+        found = replace(watch, poolers=()).look()
+    return dict(Counter(client.revision for client in found))
 
 
 def _operations(migration: Migration) -> list[dict[str, Any]]:

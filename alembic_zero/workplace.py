@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_server
 from alembic_zero.execute.blockers import Witness
+from alembic_zero.execute.clients import ClientWatch
 from alembic_zero.execute.command_lock import CommandLock
 from alembic_zero.execute.executor import Executor, open_bare
 from alembic_zero.execute.journal import Journal, State
@@ -27,7 +28,7 @@ from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.sql.ddl import read_timeouts, set_timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from alembic.runtime.migration import MigrationContext
     from sqlalchemy.engine import Connection
@@ -232,6 +233,11 @@ class Workplace:
             executor.run_alone("rights of versions", [text for drift in drifts for text in drift.statements])
             self.report(f"rights brought in line with the tables': {', '.join(drift.name for drift in drifts)}")
         return bool(drifts)
+
+    def client_watch(self, connection: Connection, migrations: Iterable[Migration]) -> ClientWatch:
+        """Return what sees the clients of some versions."""
+        suffixes = {suffix: m.revision for m in migrations for suffix in self.client_suffixes(m)}
+        return ClientWatch(connection, suffixes, self.settings.poolers, self.settings.client_watch_s)
 
     def client_suffixes(self, migration: Migration) -> tuple[str, ...]:
         """Return how the application_name of clients pinned to a version may end, whatever their default schema is."""

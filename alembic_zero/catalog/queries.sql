@@ -306,7 +306,7 @@ SELECT has_parameter_privilege(current_user, 'session_replication_role', 'SET') 
 -- name: clients
 -- Sessions of pinned applications: the suffix of application_name tells the version.
 -- Without pg_read_all_stats the server hides what kind of backend another role's is, but not its name.
-SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::text AS address
+SELECT a.pid, a.usename AS role, a.application_name, a.state, a.client_addr::text AS address, a.backend_start, a.state_change
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND COALESCE(a.backend_type, 'client backend') = 'client backend' AND a.pid <> pg_backend_pid()
  ORDER BY a.pid
