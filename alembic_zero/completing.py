@@ -16,7 +16,7 @@ from alembic_zero.names import internal_name
 from alembic_zero.operations.errors import MigrationError, RefusedError
 from alembic_zero.plan.contract import PublishedView, Swap, plan_validation
 from alembic_zero.plan.links import is_tied, plan_untie
-from alembic_zero.plan.references import plan_severing
+from alembic_zero.plan.references import plan_severing, plan_unguarding
 from alembic_zero.plan.step import Kind, Plan, Step
 from alembic_zero.sql.backfill import render_try_again
 from alembic_zero.sql.enums import rename_type
@@ -149,7 +149,8 @@ class Completion:
     def _check_rows(self, executor: Executor, target: Migration) -> None:
         found = self._verify(executor, target)
         if any(kind == QUARANTINED for _, kind in found.counts):
-            for flight in flights_until(self._state, target):
+            # Twice: a row may have waited for another table's, which only now leaves the quarantine.
+            for flight in [*flights_until(self._state, target)] * 2:
                 self._try_again(executor, flight)
             found = self._verify(executor, target)
         if not found.total:
@@ -206,6 +207,8 @@ class Completion:
         steps += [step for swap in swaps if swap.is_dropped for step in severing[swap.flight.id]]
         kept = [swap.flight.id for swap in swaps if not swap.is_dropped]
         swaps = self._untie(swaps, source, steps)
+        for swap in swaps:
+            steps += plan_unguarding(swap.flight, swap.flight.levels[: swap.level], source, forward_only=True)
         steps += [step for number in kept for step in severing[number]]
         ordered = _vacating_first(_dropped_first(swaps))
         steps += [swap.plan(source) for swap in ordered]

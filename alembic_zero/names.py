@@ -15,6 +15,9 @@ MARKER = "_zd_v"
 #: The schema of the journal; reserved.
 JOURNAL_SCHEMA = "alembic_zero"
 
+#: The table whose rows the writers of equal keys lock.
+KEY_SLOTS = "key_slots"
+
 #: Stands for "no revision" where a version needs a name; Alembic reserves the word too.
 base_revision = "base"
 

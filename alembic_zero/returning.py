@@ -12,7 +12,7 @@ from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
 from alembic_zero.plan.items import Ordinary
 from alembic_zero.plan.links import is_tied, plan_hold, plan_untie
-from alembic_zero.plan.references import plan_release, plan_unlinking
+from alembic_zero.plan.references import plan_release, plan_unguarding, plan_unlinking
 from alembic_zero.plan.rollback import plan_index_rollback, plan_table_rollback
 from alembic_zero.plan.step import Kind, LockMode, Plan, Step
 from alembic_zero.recording import Recorder
@@ -82,6 +82,8 @@ class Rollback:
             # Rows of a table that goes are not kept in step once it is untied: nobody may be bound by them then.
             tables = [s for flight, found in keys if _goes(flight) for s in plan_release(flight, found, source)]
             tables += _untie(ending, views, migration, source)
+            for flight in ending:
+                tables += plan_unguarding(flight, flight.levels[-1:], source, forward_only=False)
             tables += [step for flight, found in keys for step in plan_unlinking(flight, found, source)]
             with qualified_names(connection):
                 published = {flight.id: read_publications(connection, flight.relation) for flight in ending}

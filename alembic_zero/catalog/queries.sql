@@ -92,6 +92,26 @@ SELECT ic.relname AS name,
  WHERE i.indrelid = :oid AND i.indisvalid
  ORDER BY ic.relname
 
+-- name: comparisons
+-- By which operators, and in which collations, unique indexes tell keys apart.
+SELECT ic.relname AS name,
+       ARRAY(SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+               FROM generate_series(0, i.indnkeyatts - 1) AS k(n)
+               JOIN pg_opclass c ON c.oid = i.indclass[k.n]
+               JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
+                             AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+               JOIN pg_operator o ON o.oid = a.amopopr
+               JOIN pg_namespace n ON n.oid = o.oprnamespace
+              ORDER BY k.n) AS equals,
+       ARRAY(SELECT COALESCE((SELECT format('%I.%I', n.nspname, c.collname)
+                                FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace
+                               WHERE c.oid = i.indcollation[k.n]), '')
+               FROM generate_series(0, i.indnkeyatts - 1) AS k(n) ORDER BY k.n) AS collations
+  FROM pg_index i
+  JOIN pg_class ic ON ic.oid = i.indexrelid
+ WHERE i.indrelid = :oid AND i.indisunique
+ ORDER BY 1
+
 -- name: foreign_keys
 -- Outgoing foreign keys; the definition still carries its column list.
 SELECT con.conname AS name,

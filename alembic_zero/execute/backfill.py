@@ -23,6 +23,7 @@ from alembic_zero.sql.backfill import (
     render_range,
     render_remaining,
     render_touch,
+    render_try_again,
     render_vacuum,
 )
 from alembic_zero.sql.carry import carry_nothing
@@ -49,6 +50,8 @@ _VACUUM_BLOCKS = 1_280
 _SETTLED_AT_ONCE = 50_000
 # Values that the table's own triggers change will never be what the expression says.
 _SETTLING_ROUNDS = 5
+
+_TRIES = 3
 
 # Faults of the moment and of the server, which are no statement about the data.
 _NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -210,7 +213,13 @@ class Backfill:
         """
         with self._quiet():
             self._complete(flight)
-        if not self._any(flight, quarantined_condition(flight, f"t.{ident(MARKER)}")):
+        quarantined = quarantined_condition(flight, f"t.{ident(MARKER)}")
+        for _ in range(_TRIES):
+            if not self._any(flight, quarantined):
+                return
+            # What was in the way may have gone, or another table's row have come.
+            self._execute(render_try_again(flight))
+        if not self._any(flight, quarantined):
             return
         with self.work.begin():
             rows = describe_quarantined(self.work, flight, limit=5)
@@ -265,10 +274,12 @@ class Backfill:
                 course.reach(block)
 
     def _run_range(self, flight: Flight, leaf: tuple[str, str], first: int, end: int, *, rest: bool = False) -> int:
-        """Derive the rows of a range; one by one where that fails.
+        """Derive the rows of a range; one by one where that fails, or where each has to look for equal keys.
 
         :param rest: whether to look for rows, too, that older levels have left behind.
         """
+        if flight.levels[-1].guards:
+            return self._touch(flight, leaf, first, end)
         try:
             rows = self._execute(render_range(flight, leaf, first, end, self._found_in))
         except DBAPIError as error:

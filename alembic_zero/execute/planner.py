@@ -35,14 +35,18 @@ from alembic_zero.plan.draft import new_draft
 from alembic_zero.plan.enums import EnumFlight, plan_types
 from alembic_zero.plan.expand import (
     function_statements,
+    is_guarded,
+    plan_activation,
     plan_backfill,
     plan_columns,
     plan_fills,
     plan_foreign_keys,
     plan_fulfilment,
     plan_indexes,
+    plan_key_slots,
     plan_validation,
     table_lock,
+    unguarded,
 )
 from alembic_zero.plan.findings import HOLD, Finding, PreflightOptions, check_findings
 from alembic_zero.plan.items import Item, Ordinary
@@ -529,7 +533,7 @@ class Planner:
         group = [f for f in group if f.created or (f.schema, f.name) not in self._created]
         if not group:
             return
-        step = plan_columns([(f, self._drafts[f.id].facts) for f in group], "rehearsal")
+        step = plan_columns([(unguarded(f), self._drafts[f.id].facts) for f in group], "rehearsal")
         if not step.statements:
             return
         locks = [table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in group if not self._is_new(flight)]
@@ -590,6 +594,8 @@ class Planner:
     def _assemble(self, items: Sequence[Item], flights: dict[int, Flight], types: Sequence[Step]) -> Expansion:
         facts = {oid: draft.facts for oid, draft in self._drafts.items()}
         steps = list(types)
+        if is_guarded(flights.values()):
+            steps.append(plan_key_slots(f"revision {next(iter(flights.values())).levels[-1].revision!r}"))
         contract: list[str] = []
         hoisted: set[int] = set()
         for position, item in enumerate(items):
@@ -602,11 +608,11 @@ class Planner:
                 positions = sorted({p for flight in group for p in self._positions[flight.id]})
                 if positions[0] == position:
                     steps += self._hoist(items, positions, hoisted)
-                    steps.append(plan_columns([(f, facts[f.id]) for f in group], item.describe()))
+                    steps += _table_steps(group, facts, item.describe())
         for group in groups(flights):
             if all(p >= len(items) for flight in group for p in self._positions[flight.id]):
                 source = f"revision {group[0].levels[-1].revision!r}"
-                steps.append(plan_columns([(f, facts[f.id]) for f in group], source))
+                steps += _table_steps(group, facts, source)
         steps += self._row_steps(flights, facts)
         # Not those of followers: a schema that the project does not know needs no version of its own.
         schemas = {c.facts.schema for c in self._enums.changes} | {flights[oid].schema for oid in self._trials}
@@ -702,6 +708,15 @@ def rolled_back(connection: Connection) -> Iterator[None]:
         yield
     finally:
         transaction.rollback()
+
+
+def _table_steps(group: Sequence[Flight], facts: dict[int, TableFacts], source: str) -> list[Step]:
+    """Return the steps that give a group of tables its columns and triggers."""
+    steps = [plan_columns([(flight, facts[flight.id]) for flight in group], source)]
+    if is_guarded(group):
+        steps += [step for flight in group for step in plan_indexes(flight, source, guarded=True)]
+        steps.append(plan_activation(group, source))
+    return steps
 
 
 def _custom_step(phase: str, item: Item, statements: Sequence[str], inverse: Sequence[str]) -> Step:

@@ -11,6 +11,7 @@ from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.compose import Composer
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.sql.functions import render_assignment, render_call
+from alembic_zero.sql.guards import UniqueGuardSql, key_guards
 from alembic_zero.sql.links import call_again
 from alembic_zero.sql.markers import quarantined_condition
 from alembic_zero.sql.quoting import ident, literal
@@ -68,8 +69,10 @@ def explain_row(connection: Connection, flight: Flight, leaf: tuple[str, str], t
     :param connection: in a transaction; every attempt runs behind a savepoint.
     :param leaf: the table that holds the row, by schema and name.
     """
+    name, shown = read_key(connection, flight)
+    named = f"{literal(name)} || '=' || {shown}"
     for level in flight.levels:
-        for statement, failure in _attempts(flight, level, leaf, tid):
+        for statement, failure in _attempts(flight, level, leaf, tid, named):
             savepoint = connection.begin_nested()
             try:
                 result = send(connection, statement)
@@ -81,10 +84,17 @@ def explain_row(connection: Connection, flight: Flight, leaf: tuple[str, str], t
             savepoint.rollback()
             if value is False and failure:
                 return failure
+            if isinstance(value, str):
+                return value
     return "the row fits by now: any update of it ends the quarantine"
 
 
-def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str) -> list[tuple[str, str]]:
+def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str, named: str) -> list[tuple[str, str]]:
+    """Return the queries to try on one row, in order, each with what it means if its answer is false.
+
+    :param named: SQL that names a row, as text, for an answer that is a sentence.
+    """
+
     def call(function: str, arguments: Sequence[str]) -> str:
         return render_call(JOURNAL_SCHEMA, function, arguments)
 
@@ -103,6 +113,10 @@ def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str) -> 
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]
         attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))
+    attempts += [
+        (UniqueGuardSql(flight, level, one).render_conflict(values, named, leaf, tid), "") for one in level.guards
+    ]
+    attempts += [(one.render_conflict(values, leaf, tid), "") for one in key_guards(flight, [level])]
     for link in level.links:
         if link.upward:
             inputs = [values.get(c) or composer.value(c) for c in link.source.cells]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy.exc import DBAPIError
 
-from alembic_zero.catalog.reader import read_rows, read_spec
+from alembic_zero.catalog.reader import find_table, read_rows, read_spec
 from alembic_zero.execute.locks import sqlstate
 from alembic_zero.execute.plain_ddl import render_plain, trial_schema
 from alembic_zero.execute.sending import describe_error, send, send_single
@@ -26,7 +26,7 @@ from alembic_zero.operations.columns import ZdAddColumnOp, ZdAlterColumnOp, ZdDr
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.operations.irreversible import Irreversible
 from alembic_zero.operations.tables import ZdDropTableOp, ZdRenameTableOp
-from alembic_zero.plan.draft import ReadColumn, new_draft
+from alembic_zero.plan.draft import Comparison, ReadColumn, new_draft
 from alembic_zero.plan.publishing import publications_reading
 from alembic_zero.sql import ddl
 from alembic_zero.sql.functions import Form, render_function
@@ -520,7 +520,32 @@ class TableTrial(ObjectTrial):
         physical = None if draft.dropped else self._read_physical_spec()
         for index in draft.new_exclusions():
             self._check_empty(f"exclusion constraint {index!r}")
+        if not draft.dropped:
+            draft.comparisons = self._read_comparisons()
         return draft.finish(migration, revision, physical, taken_relations)
+
+    def _read_comparisons(self) -> dict[str, Comparison]:
+        """Return how each unique index of the copy compares keys."""
+        oid = find_table(self._connection, self._schema, self.draft.spec.name)
+        rows = {row["name"]: row for row in read_rows(self._connection, "comparisons", oid=oid)}
+        unique = [index for index in self.draft.spec.indexes if index.unique]
+        return {
+            index.name: Comparison(
+                tuple(rows[index.name]["equals"]), tuple(rows[index.name]["collations"]), self._can_hash(index.keys)
+            )
+            for index in unique
+        }
+
+    def _can_hash(self, keys: Sequence[str]) -> bool:
+        """Return whether the server can make a hash of a key."""
+        row = f"ROW({', '.join(f'({key})' for key in keys)})"
+        found = f"FROM (SELECT) AS one LEFT JOIN {self._table} ON true"
+        try:
+            with self._savepoint():
+                self._run(f"SELECT pg_catalog.hash_record_extended({row}, 0) {found}")
+        except DBAPIError:
+            return False
+        return True
 
     def _read_physical_spec(self) -> TableSpec:
         """Return the copy's description with every column under its physical name."""

@@ -27,7 +27,7 @@ OLDEST_TAG = -900_000_000
 """The tag of the oldest version, which needs none on an INSERT."""
 
 GENERATION_STRIDE = 16
-"""How far generations are apart. On a linked table, generation + n marks a row that version number n wrote."""
+"""How far generations are apart. On some tables, generation + n marks a row that version number n wrote."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,36 @@ class NewIndex(PlainData):
 
 
 @dataclass(frozen=True)
+class UniqueGuard(PlainData):
+    """What keeps older versions' rows from breaking a unique index on cells that are derived for them.
+
+    :param name: what the index will be called.
+    :param function: the trigger function's name.
+    :param inputs: what the index reads: logical column names and cells.
+    :param keys: expressions over these columns.
+    :param equals: for each key, the operator by which the index compares, as SQL text.
+    :param collations: for each key, the collation by which it does, empty if there is none.
+    :param hashed: whether the server can hash the keys.
+    """
+
+    name: str
+    physical: str
+    function: str
+    inputs: tuple[tuple[str, str], ...]
+    keys: tuple[str, ...]
+    equals: tuple[str, ...]
+    collations: tuple[str, ...]
+    predicate: str | None
+    hashed: bool
+
+
+@dataclass(frozen=True)
 class NewForeignKey(PlainData):
     """A foreign key that a level adds, under *physical* until the contract renames it.
 
     *physical_suffix* and *physical_referenced* say by physical names what it references, where that is known.
+    With a *guard*, a name, older versions' rows are kept from breaking it; *cells* are its columns and
+    *physical_keys* those that it references.
     """
 
     physical: str
@@ -105,6 +131,9 @@ class NewForeignKey(PlainData):
     foreign_key: ForeignKey
     physical_suffix: str | None = None
     physical_referenced: str | None = None
+    guard: str = ""
+    cells: tuple[str, ...] = ()
+    physical_keys: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -142,8 +171,8 @@ class Level(PlainData):
     *shape* maps logical column names to cell ids, in the order of ``spec.columns``. *ups* and
     *downs* stand in the order of the operations; downs are applied in reverse. *links* begin at this
     table; a table that is *linked* is one of their ends. *relaxed* cells may be NULL until a
-    transaction commits, whatever their column says. *renamed* has the kind of an index or CHECK
-    (:class:`alembic_zero.lens.objects.ObjectKind`), its name before and its name after.
+    transaction commits, whatever their column says. *guards* are those of unique indexes. *renamed* has the kind of an
+    index or CHECK (:class:`alembic_zero.lens.objects.ObjectKind`), its name before and its name after.
     """
 
     generation: int
@@ -164,6 +193,13 @@ class Level(PlainData):
     links: tuple[Link, ...] = ()
     linked: bool = False
     relaxed: tuple[str, ...] = ()
+    guards: tuple[UniqueGuard, ...] = ()
+
+    @property
+    def guarded(self) -> tuple[str, ...]:
+        """Return the cells of constraints that older versions' rows are kept from breaking."""
+        keys = [cell for guard in self.guards for _, cell in guard.inputs]
+        return tuple(dict.fromkeys([*keys, *(cell for key in self.foreign_keys if key.guard for cell in key.cells)]))
 
     @property
     def quarantines(self) -> bool:
@@ -244,6 +280,11 @@ class Flight(PlainData):
     def linked(self) -> bool:
         """Return whether a link begins or ends at this table."""
         return any(level.linked for level in self.levels)
+
+    @property
+    def tells_writer(self) -> bool:
+        """Return whether a row's marker says which version wrote it: the generation plus the version's number."""
+        return self.linked or any(level.guarded for level in self.levels)
 
     def level_number(self, generation: int) -> int:
         """Return the number of the level of this generation."""

@@ -13,6 +13,7 @@ from alembic_zero.plan.publishing import publications_reading, release_statement
 from alembic_zero.plan.references import restored_deferral
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
+from alembic_zero.sql.guards import key_guards
 from alembic_zero.sql.quoting import ident, literal
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 from alembic_zero.sql.views import inner_name, render_flattened, render_tombstone, render_view, view_of_flight
@@ -496,6 +497,8 @@ def drop_functions(flight: Flight, gone: Sequence[Level], after: Flight) -> list
     """Return DROP FUNCTION for expressions of levels that end and generated columns that nothing reads any more."""
     names = [e.function for level in gone for e in (*level.ups, *level.downs)]
     names += [r.function for level in gone for r in level.rules if r.function]
+    names += [guard.function for level in gone for guard in level.guards]
+    names += [name for guard in key_guards(flight, gone) for name in guard.functions]
     kept = {e.function for e in after.generated}
     names += [e.function for e in flight.generated if e.function not in kept]
     return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in names]

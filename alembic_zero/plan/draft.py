@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from alembic_zero.lens.lens import Cell, Edge, Flight, Level, NewCheck, NewForeignKey, NewIndex, NewNotNull, Rule
+from alembic_zero.lens.lens import (
+    Cell,
+    Edge,
+    Flight,
+    Level,
+    NewCheck,
+    NewForeignKey,
+    NewIndex,
+    NewNotNull,
+    Rule,
+    UniqueGuard,
+)
 from alembic_zero.lens.objects import ObjectKind, object_names
 from alembic_zero.names import JOURNAL_SCHEMA, MARKER, internal_name
-from alembic_zero.plan.references import Pin, Reference, deferred
+from alembic_zero.plan.references import Pin, Reference, deferred, is_enforced_later, parse_clause
 from alembic_zero.sql.functions import Form, render_function
 from alembic_zero.sql.triggers import last_trigger_name
 
@@ -30,6 +42,15 @@ class ReadColumn:
     source: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How a unique index compares keys; see :class:`alembic_zero.lens.lens.UniqueGuard`."""
+
+    equals: tuple[str, ...]
+    collations: tuple[str, ...]
+    hashed: bool
+
+
 @dataclass
 class Draft:
     """A level that grows with each operation on its table.
@@ -42,7 +63,7 @@ class Draft:
     *origins* maps indexes and CHECKs that were there before, by kind and name, to their name before;
     *described* has the operation that made a new index or constraint. *bare_not_nulls* has cells whose copies
     are NOT NULL without an expression that sees to it, with the operation that wants it. *reads* has the columns
-    of other tables that subqueries read.
+    of other tables that subqueries read, *comparisons* by name what unique indexes compare by.
     """
 
     flight: Flight
@@ -66,6 +87,7 @@ class Draft:
     described: dict[tuple[ObjectKind, str], str] = field(default_factory=dict)
     bare_not_nulls: dict[str, str] = field(default_factory=dict)
     reads: list[ReadColumn] = field(default_factory=list)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
     physical: TableSpec | None = None
     dropped: bool = False
     count: int = 0
@@ -135,6 +157,7 @@ class Draft:
                 not_nulls=tuple(self._not_nulls(spec)),
                 renamed=tuple(self._renamed(spec)),
             )
+            level = replace(level, guards=tuple(self._guards(level.indexes)))
         return self._on_top(level)
 
     def _counting(self, edges: Sequence[Edge]) -> tuple[Edge, ...]:
@@ -324,10 +347,89 @@ class Draft:
             columns = tuple(str(self.cells[self.shape[c]].physical) for c in foreign_key.columns)
             reference = self.references.get(foreign_key.name)
             if reference is None:
-                yield NewForeignKey(name, columns, foreign_key)
+                yield self._guarded_key(NewForeignKey(name, columns, foreign_key))
                 continue
             suffix = reference.suffix if name == foreign_key.name else deferred(reference.suffix)
-            yield NewForeignKey(name, columns, foreign_key, suffix, reference.table)
+            yield self._guarded_key(NewForeignKey(name, columns, foreign_key, suffix, reference.table))
+
+    # -- what older versions' rows must not break ------------------------------------------
+
+    def _guards(self, indexes: Sequence[NewIndex]) -> Iterator[UniqueGuard]:
+        """Yield a guard for every unique index on what is derived for older versions' rows.
+
+        Not where NULLs are equal, too: quarantined rows, all of them NULL, would break it themselves.
+        """
+        for new in indexes:
+            index, how = new.index, self.comparisons.get(new.index.name)
+            if not (index.unique and index.constraint != "x" and index.nulls_distinct and how and len(how.equals)):
+                continue
+            cells = [self.shape[column] for column in index.columns]
+            if self._may_break(cells) and not self._is_unique_before(index):
+                yield UniqueGuard(
+                    index.name, new.physical, self.fresh("unique"), tuple(zip(index.columns, cells, strict=True)),
+                    index.keys, how.equals, how.collations, index.predicate, how.hashed,
+                )  # fmt: skip
+
+    def _guarded_key(self, new: NewForeignKey) -> NewForeignKey:
+        """Return a foreign key with a guard, where older versions' rows may break it."""
+        cells = [self.shape[column] for column in new.foreign_key.columns]
+        clause = parse_clause(new.suffix)
+        if clause is None or is_enforced_later(new.suffix) or not self._may_break(cells):
+            return new
+        derived = self._derived()
+        followed = new.foreign_key.origin is not None and all(self._same_value(c) for c in cells if c in derived)
+        # Of a MATCH FULL key quarantine would have to make every column NULL.
+        if followed or ("MATCH FULL" in clause.tail and not derived.issuperset(cells)):
+            return new
+        return replace(new, guard=self.fresh("key"), cells=tuple(cells), physical_keys=clause.columns)
+
+    def _may_break(self, cells: Sequence[str]) -> bool:
+        """Return whether values that are derived for older versions' rows are among these cells."""
+        found = [self.cells[cell] for cell in cells]
+        # Numbers of a sequence are never equal; what is generated, a trigger cannot see.
+        if any(cell.numbers or cell.generated for cell in found):
+            return False
+        return any(cell.id in self._derived() for cell in found)
+
+    def _is_unique_before(self, index: Index) -> bool:
+        """Return whether a unique index of before holds every row to this one, too: values are only copied."""
+        plain = len(index.keys) == len(index.columns) and not index.predicate
+        if not plain or not all(self._same_value(self.shape[c]) for c in index.columns):
+            return False
+        sources = {self._origin(self.shape[c]) for c in index.columns}
+        return any(
+            old.unique
+            and old.constraint != "x"
+            and not old.predicate
+            and len(old.keys) == len(old.columns)
+            and {self._old_shape[c] for c in old.columns} <= sources
+            for old in self._old.indexes
+        )
+
+    def _same_value(self, cell_id: str) -> bool:
+        """Return whether a cell is one of before, or a copy that differs exactly where its source differs."""
+        if cell_id in self.before:
+            return True
+        edge = next((e for e in self.ups if e.target == cell_id), None)
+        source = self.sources.get(cell_id)
+        if edge is None or source is None or edge.inputs != (source,) or not _PLAIN.fullmatch(edge.expression):
+            return False
+        before, after = self.cells[source], self.cells[cell_id]
+        return (
+            before.collation == after.collation
+            and _KINDS.get(_family(before.type), before.type) == _KINDS.get(_family(after.type), after.type)
+            and self._same_value(source)
+        )
+
+
+# A column's name, perhaps with a cast: its only input is that column.
+_PLAIN = re.compile(r'\s*(?:"(?:[^"]|"")*"|\w+)\s*(?:::\s*[a-z ]+)?\s*')
+# Types between which an assignment never makes one value of two.
+_KINDS = {"smallint": "integer", "integer": "integer", "bigint": "integer", "text": "text", "character varying": "text"}
+
+
+def _family(type_: str) -> str:
+    return re.sub(r"\([^)]*\)", "", type_)
 
 
 def new_draft(flight: Flight, facts: TableFacts, generation: int) -> Draft:

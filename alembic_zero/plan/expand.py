@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alembic_zero.names import JOURNAL_SCHEMA
@@ -9,12 +10,13 @@ from alembic_zero.plan.publishing import hold_statements
 from alembic_zero.plan.references import is_enforced_later
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
+from alembic_zero.sql.guards import create_key_slots, key_guards
 from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.triggers import SyncTrigger, sync_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from alembic_zero.catalog.snapshot import Column, Grant, TableFacts
     from alembic_zero.lens.lens import Cell, Edge, Flight, NewIndex, NewNotNull
@@ -49,7 +51,7 @@ def plan_columns(group: Sequence[tuple[Flight, TableFacts]], source: str) -> Ste
 
 
 def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str]:
-    """Return the DDL of that step."""
+    """Return the DDL of that step; without triggers where they need an index first."""
     flights = {flight.id: flight for flight, _ in group}
     statements = [text for flight, facts in group for text in hold_statements(flight, facts)]
     statements += [text for flight, facts in group for text in _column_statements(flight, facts)]
@@ -57,7 +59,39 @@ def expansion_statements(group: Sequence[tuple[Flight, TableFacts]]) -> list[str
     for flight in flights.values():
         for link in flight.levels[-1].links:
             statements += LinkSql(link, flight, flights[link.target.flight]).functions()
-    return statements + [text for flight in flights.values() for text in _trigger_statements(flight)]
+    return statements if is_guarded(flights.values()) else statements + _activation(flights.values())
+
+
+def is_guarded(flights: Iterable[Flight]) -> bool:
+    """Return whether triggers of these tables look into a unique index of the newest level.
+
+    Then the index is built first, while what is to be derived is NULL everywhere: the triggers come after
+    it, and what is written in between is left to the backfill.
+    """
+    return any(flight.levels[-1].guards for flight in flights)
+
+
+def unguarded(flight: Flight) -> Flight:
+    """Return the flight as it would be if nobody had to be kept from breaking the newest level's indexes."""
+    return replace(flight, levels=(*flight.levels[:-1], replace(flight.levels[-1], guards=())))
+
+
+def _activation(flights: Iterable[Flight]) -> list[str]:
+    return [text for flight in flights for text in (*_defaults(flight), *_trigger_statements(flight))]
+
+
+def plan_key_slots(source: str) -> Step:
+    """Return the step that creates, once in a database, the rows that writers of equal keys lock."""
+    return Step("key slots", Kind.TRANSACTION, source, tuple(create_key_slots()))
+
+
+def plan_activation(flights: Sequence[Flight], source: str) -> Step:
+    """Return the step that creates the triggers of guarded tables; ACCESS EXCLUSIVE, metadata only."""
+    return Step(
+        f"triggers of {', '.join(_label(flight) for flight in flights)}", Kind.TRANSACTION, source,
+        tuple(_activation(flights)), tuple(table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in flights),
+        LockMode.ACCESS_EXCLUSIVE, table=flights[0].id,
+    )  # fmt: skip
 
 
 def _column_statements(flight: Flight, facts: TableFacts) -> list[str]:
@@ -107,7 +141,7 @@ def _trigger_statements(flight: Flight) -> list[str]:
     statements = [ddl.add_check(table, c.physical, c.physical_definition) for c in level.checks]
     statements += [ddl.add_check(table, n.helper_name, _not_null(flight, n)) for n in level.not_nulls]
     if flight.has_marker and (level.syncs or before.has_marker):
-        statements += replace_trigger(before, flight)
+        statements += replace_trigger(before, flight, fresh=True)
     return statements
 
 
@@ -115,11 +149,14 @@ def _not_null(flight: Flight, new: NewNotNull) -> str:
     return f"CHECK ({ident(str(flight.cell(new.cell).physical))} IS NOT NULL)"
 
 
-def replace_trigger(before: Flight, after: Flight) -> list[str]:
-    """Return the statements that put the trigger of *after* in the place of that of *before*."""
+def replace_trigger(before: Flight, after: Flight, *, fresh: bool = False) -> list[str]:
+    """Return the statements that put the trigger of *after* in the place of that of *before*.
+
+    :param fresh: the foreign keys of the newest level are not there yet, or not any more.
+    """
     statements = drop_triggers(before) if before.has_marker else []
     if after.has_marker:
-        sync = SyncTrigger(after)
+        sync = SyncTrigger(after, fresh)
         statements += [sync.render_function(), *sync.render_triggers()]
     elif before.has_marker:
         statements.append(f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, sync_name(before))}()")
@@ -142,10 +179,28 @@ def _new_column(table: str, column: Column, cell: Cell, derived: bool) -> list[s
     statements = [ddl.add_column(table, column, physical), *ddl.column_settings(table, column, physical)]
     if cell.numbers is not None and column.identity is not None:
         statements += ddl.create_numbers(JOURNAL_SCHEMA, cell.numbers, column.identity)
-        statements.append(ddl.set_default(table, physical, ddl.next_value(JOURNAL_SCHEMA, cell.numbers)))
-    elif column.default is not None and cell.sequence_of is None:
-        # In a statement of its own: together with ADD COLUMN a volatile default rewrites the table.
-        statements.append(ddl.set_default(table, physical, column.default))
+    return statements
+
+
+def _defaults(flight: Flight) -> list[str]:
+    """Return SET DEFAULT for new columns that are derived.
+
+    In statements of their own: together with ADD COLUMN a volatile default rewrites the table. And not before
+    the triggers, which keep a default from being written twice to a column that is to be unique.
+    """
+    number = len(flight.levels)
+    table = ident(flight.schema, flight.name)
+    derived = set(flight.derived(number))
+    known = {cell for n in range(number) for _, cell in flight.shape_at(n)}
+    statements = []
+    for column, cell in flight.columns_at(number):
+        if cell.id in known or cell.id not in derived:
+            continue
+        if cell.numbers is not None and column.identity is not None:
+            value = ddl.next_value(JOURNAL_SCHEMA, cell.numbers)
+            statements.append(ddl.set_default(table, str(cell.physical), value))
+        elif column.default is not None and cell.sequence_of is None:
+            statements.append(ddl.set_default(table, str(cell.physical), column.default))
     return statements
 
 
@@ -181,9 +236,15 @@ def plan_fills(flight: Flight, targets: Mapping[int, Flight], source: str) -> It
                        link=link.name, lock_mode=LockMode.ROW_EXCLUSIVE, cost="scans, inserts every row")  # fmt: skip
 
 
-def plan_indexes(flight: Flight, source: str) -> Iterator[Step]:
-    """Yield the concurrent build of every new index."""
+def plan_indexes(flight: Flight, source: str, *, guarded: bool = False) -> Iterator[Step]:
+    """Yield the concurrent build of every new index.
+
+    :param guarded: of those that triggers look into, or of all others.
+    """
+    looked_into = {guard.physical for guard in flight.levels[-1].guards}
     for index in flight.levels[-1].indexes:
+        if (index.physical in looked_into) != guarded:
+            continue
         if index.index.constraint == "x":
             yield _exclusion(flight, index, source)
             continue
@@ -243,10 +304,20 @@ def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
     locks = [table_lock(flight, LockMode.SHARE_ROW_EXCLUSIVE)]
     locks += [Lock(f.referenced, LockMode.SHARE_ROW_EXCLUSIVE) for f in level.foreign_keys]
     statements = [ddl.add_foreign_key(table, f.physical, f.physical_columns, f.suffix) for f in level.foreign_keys]
-    return [
+    guards = key_guards(flight, [level])
+    for guard in guards:
+        statements += guard.render_functions()
+        for name, text in guard.render_triggers():
+            statements += [text, f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}"]
+    steps = [
         Step(f"foreign keys of {_label(flight)}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
              LockMode.SHARE_ROW_EXCLUSIVE, table=flight.id)
     ]  # fmt: skip
+    if guards:
+        settle = tuple(guard.render_settle() for guard in guards)
+        steps.append(Step(f"orphans of {_label(flight)}", Kind.TRANSACTION, source, settle,
+                          lock_mode=LockMode.ROW_EXCLUSIVE, cost="scans", table=flight.id))  # fmt: skip
+    return steps
 
 
 def plan_fulfilment(flight: Flight, source: str) -> Step | None:

@@ -95,7 +95,7 @@ def plan_untie(
     views = [(flight, view) for flight in flights for view in gone.get(flight.id, ())]
     statements = [text for flight, view in views for text in bury_view(flight, view)]
     for flight in flights:
-        statements += replace_trigger(flight, after[flight.id])
+        statements += replace_trigger(flight, after[flight.id], fresh=not forward_only)
     levels = [(flight, level) for flight in flights for level in flight.levels if level.migration in ended]
     names = [name for flight, level in levels for name in _functions(level, flight)]
     names += [name for flight in flights for name in _followed(flight, after[flight.id])]

@@ -6,15 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from alembic_zero.names import JOURNAL_SCHEMA
 from alembic_zero.plan.step import Kind, Lock, LockMode, Step
 from alembic_zero.sql import ddl
+from alembic_zero.sql.guards import key_guards
 from alembic_zero.sql.quoting import ident, idents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from alembic_zero.catalog.snapshot import ForeignKey, LiveForeignKey
-    from alembic_zero.lens.lens import Flight
+    from alembic_zero.lens.lens import Flight, Level
 
 _NAME = r'(?:"(?:[^"]|"")*"|[^\s",().]+)'
 _NAMES = rf"{_NAME}(?:, ?{_NAME})*"
@@ -115,6 +117,24 @@ def plan_severing(flight: Flight, level: int, links: Sequence[LiveForeignKey], s
     if not any(one.dropped for one in flight.levels[:level]):
         ending -= set(flight.foreign_keys_at(level).values())
     return _drop(flight, [one for one in links if one.name in ending], source, forward_only=True)
+
+
+def plan_unguarding(flight: Flight, levels: Sequence[Level], source: str, *, forward_only: bool) -> list[Step]:
+    """Return the step that drops the guards of these levels' foreign keys.
+
+    Before any table is swapped over or rolled back: they depend on columns of other tables.
+    """
+    guards = key_guards(flight, levels)
+    if not guards:
+        return []
+    table = ident(flight.schema, flight.name)
+    names = [name for guard in guards for name, _ in guard.render_triggers()]
+    functions = [name for guard in guards for name in guard.functions]
+    texts = [f"DROP TRIGGER IF EXISTS {ident(name)} ON {table}" for name in names]
+    texts += [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in functions]
+    lock = Lock(table, LockMode.ACCESS_EXCLUSIVE, flight.relation)
+    return [Step(f"guards of {flight.schema}.{flight.name}", Kind.TRANSACTION, source, tuple(texts), (lock,),
+                 LockMode.ACCESS_EXCLUSIVE, table=flight.id, forward_only=forward_only)]  # fmt: skip
 
 
 def plan_unlinking(flight: Flight, links: Sequence[LiveForeignKey], source: str) -> list[Step]:

@@ -143,13 +143,16 @@ def _acceptable(flight: Flight, names: dict[str, str]) -> str:
 def render_touch(flight: Flight, leaf: tuple[str, str], first_block: int, end_block: int) -> str:
     """Return the statement that leaves the rest of a range to the trigger, row by row.
 
+    Rows that clients hold are skipped.
     For rows that an older level quarantined or never reached, and for ranges in which an
     expression raised: there the trigger finds the one row and quarantines it.
     """
     marker = f"t.{ident(MARKER)}"
     return (
         f"UPDATE ONLY {ident(*leaf)} AS t SET {ident(MARKER)} = {marker}\n"
-        f" WHERE {_range(first_block, end_block)} AND {todo_condition(flight, marker)}"
+        f" WHERE t.ctid = ANY (ARRAY(\n  SELECT t.ctid FROM ONLY {ident(*leaf)} AS t\n"
+        f"   WHERE {_range(first_block, end_block)} AND {todo_condition(flight, marker)}\n"
+        "     FOR NO KEY UPDATE SKIP LOCKED))"
     )
 
 

@@ -17,6 +17,7 @@ from alembic_zero.names import JOURNAL_SCHEMA, MARKER, revision_setting
 from alembic_zero.sql.carry import RERAISED, Carry, Owed
 from alembic_zero.sql.ddl import close_function
 from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.guards import KeyGuardSql, key_guards, unique_guards
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.quoting import dollar_quoted, ident, literal
 
@@ -52,9 +53,13 @@ def _close(function: str) -> str:
 
 @dataclass(frozen=True)
 class SyncTrigger:
-    """Renders function and triggers of one table."""
+    """Renders function and triggers of one table.
+
+    :param fresh: the foreign keys of the newest level are not there yet.
+    """
 
     flight: Flight
+    fresh: bool = False
 
     # -- which cells matter ---------------------------------------------------------------
 
@@ -87,7 +92,7 @@ class SyncTrigger:
             for link in level.links:
                 composer = self._composer(level.ups if link.upward else level.downs)
                 found.update(dict.fromkeys(cell for read in link.source.cells for cell in composer.base(read)))
-            found.update(dict.fromkeys(level.relaxed))
+            found.update(dict.fromkeys([*level.relaxed, *level.guarded]))
         return found
 
     @cached_property
@@ -386,7 +391,7 @@ class SyncTrigger:
                 continue
             nulls = "".join(f"        {self._ref('NEW', c)} := NULL;\n" for c in self._derived_from(index))
             code = str(-QUARANTINE_OFFSET - level.generation)
-            code += " OPERATOR(pg_catalog.-) writer" if self.flight.linked else ""
+            code += " OPERATOR(pg_catalog.-) writer" if self.flight.tells_writer else ""
             behind = "" if forced else f"      forced := forced OR {lt('synced', str(index))};\n"
             text += (
                 f"  IF {lt('writer', str(index))} AND NOT failed THEN\n{behind}      BEGIN\n{lines}"
@@ -401,7 +406,7 @@ class SyncTrigger:
 
     def _finish(self) -> str:
         value = str(self.base)
-        if self.flight.linked:
+        if self.flight.tells_writer:
             value += " OPERATOR(pg_catalog.+) writer"
         last = f"  IF NOT failed THEN {self._marker_new} := {value}; END IF;\n"
         if not self.flight.user_triggers:
@@ -437,6 +442,8 @@ class SyncTrigger:
             *own,
             *(text for one in self._carries() for text in (one.render_function(), _close(one.link.carry))),
             *(text for one in self._owed() for text in (one.render_function(), _close(one.function))),
+            *(text for one in unique_guards(self.flight) for text in (one.render_function(), _close(one.function))),
+            *(text for one in self._key_guards() for text in one.render_trigger_function()),
             *(text for _, text in statements),
             *(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}" for name, _ in statements),
         ]
@@ -493,10 +500,15 @@ class SyncTrigger:
     def _all_triggers(self) -> list[tuple[str, str]]:
         own = self._two_phases() if self.flight.user_triggers else self._single_phase()
         carried = [trigger for carry in self._carries() for trigger in carry.triggers()]
-        return own + carried + [owed.render_trigger() for owed in self._owed()]
+        guards = [trigger for one in unique_guards(self.flight) for trigger in one.triggers(self.watched)]
+        guards += [trigger for one in self._key_guards() for trigger in one.render_triggers()]
+        return own + carried + [owed.render_trigger() for owed in self._owed()] + guards
 
     def _carries(self) -> list[Carry]:
         return [Carry(self.flight, level, link, self.base) for level in self.levels for link in level.links]
+
+    def _key_guards(self) -> list[KeyGuardSql]:
+        return key_guards(self.flight, self.flight.levels[:-1] if self.fresh else None)
 
     def _owed(self) -> list[Owed]:
         return [Owed(self.flight, level) for level in self.levels if level.relaxed]

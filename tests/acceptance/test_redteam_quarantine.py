@@ -229,3 +229,108 @@ def test_e06_lookup_in_a_table_of_the_same_revision__filled(database, tmp_path):
         assert client.fetch("SELECT id, kind_id FROM orders ORDER BY id") == [(1, 1), (2, 2), (3, None), (7, 1)]
     flight.run("zd-complete")
     assert not _status(flight)["tables"]
+
+
+# -- B12 ----------------------------------------------------------------------------------------------
+
+_EMAILS = """
+    CREATE TABLE users (id integer PRIMARY KEY, email text, team integer, note text);
+    INSERT INTO users VALUES (1, 'Ada@x', 1), (2, 'Bob@x', 1);
+"""
+UNIQUE = Case(
+    "unique",
+    _EMAILS,
+    """
+    op.zd_add_column("users", sa.Column("mail", sa.Text, unique=True), up="lower(email)")
+    op.zd_drop_column("users", "email", down="mail")
+    """,
+    """
+    op.add_column("users", sa.Column("mail", sa.Text, unique=True))
+    op.drop_column("users", "email")
+    """,
+    """
+    op.zd_add_column("users", sa.Column("email", sa.Text), up="mail")
+    op.zd_drop_column("users", "mail", down="lower(email)")
+    """,
+    writes=[
+        old("INSERT INTO users VALUES (3, 'ada@X') RETURNING email", [("ada@X",)]),
+        old("INSERT INTO users VALUES (4, 'Cleo@x'), (5, 'CLEO@x'), (6, 'Dan@x')"),
+        old("UPDATE users SET email = 'BOB@X' WHERE id = 6"),
+        new("INSERT INTO users VALUES (7, NULL, NULL, 'bob@x')", error="23505"),
+        new("INSERT INTO users (id, mail) VALUES (7, 'bob@x') ON CONFLICT (mail) DO NOTHING"),
+        new("INSERT INTO users (id, mail) VALUES (7, 'ada@x') ON CONFLICT (mail) DO UPDATE SET note = 'met'"),
+        new("UPDATE users SET mail = 'ada@x' WHERE id = 2", error="23505"),
+        old("INSERT INTO users VALUES (2, 'bob@x') ON CONFLICT (id) DO UPDATE SET email = excluded.email"),
+        # What was in the way of row 3 goes.
+        new("UPDATE users SET mail = 'countess@x' WHERE id = 1"),
+        old("UPDATE users SET email = 'Five@x' WHERE id = 5"),
+        old("UPDATE users SET email = 'Six@x' WHERE id = 6"),
+        old("UPDATE users SET note = 'any update ends it' WHERE id = 3"),
+    ],
+    old={
+        "SELECT id, email, note FROM users": [
+            (1, "countess@x", "met"), (2, "bob@x", None), (3, "ada@X", "any update ends it"),
+            (4, "Cleo@x", None),
+            (5, "Five@x", None), (6, "Six@x", None),
+        ]
+    },
+    new={
+        "SELECT id, mail FROM users": [
+            (1, "countess@x"), (2, "bob@x"), (3, "ada@x"), (4, "cleo@x"), (5, "five@x"), (6, "six@x"),
+        ]
+    },
+    reversed={
+        "SELECT id, email FROM users": [
+            (1, "countess@x"), (2, "bob@x"), (3, "ada@x"), (4, "cleo@x"), (5, "five@x"), (6, "six@x"),
+        ]
+    },
+)  # fmt: skip
+
+_CUSTOMERS = """
+    CREATE TABLE customers (id integer PRIMARY KEY, note text);
+    CREATE TABLE orders (id integer PRIMARY KEY, customer text);
+    INSERT INTO customers VALUES (1), (2), (3);
+    INSERT INTO orders VALUES (1, '1'), (2, '2'), (3, NULL);
+"""
+FOREIGN_KEY = Case(
+    "foreign_key",
+    _CUSTOMERS,
+    """
+    op.zd_add_column("orders", sa.Column("customer_id", sa.Integer, sa.ForeignKey("customers.id", ondelete="CASCADE")),
+                     up="customer::integer")
+    op.zd_drop_column("orders", "customer", down="customer_id::text")
+    """,
+    """
+    op.add_column("orders", sa.Column("customer_id", sa.Integer, sa.ForeignKey("customers.id", ondelete="CASCADE")))
+    op.drop_column("orders", "customer")
+    """,
+    """
+    op.zd_add_column("orders", sa.Column("customer", sa.Text), up="customer_id::text")
+    op.zd_drop_column("orders", "customer_id", down="customer::integer")
+    """,
+    writes=[
+        old("INSERT INTO orders VALUES (4, '7') RETURNING customer", [("7",)]),
+        old("INSERT INTO orders VALUES (5, '3'), (6, '8'), (7, 'nine')"),
+        old("UPDATE orders SET customer = '9' WHERE id = 2"),
+        new("SELECT id, customer_id FROM orders ORDER BY id",
+            [(1, 1), (2, None), (3, None), (4, None), (5, 3), (6, None), (7, None)]),
+        new("INSERT INTO orders VALUES (8, 7)", error="23503"),
+        new("UPDATE orders SET customer_id = 7 WHERE id = 5", error="23503"),
+        old("INSERT INTO customers VALUES (7)"),
+        old("UPDATE orders SET customer = '7' WHERE id IN (2, 4)"),
+        new("UPDATE orders SET customer_id = 7 WHERE id = 6"),
+        old("UPDATE orders SET customer = NULL WHERE id = 7"),
+        old("DELETE FROM customers WHERE id = 3"),
+    ],
+    old={"SELECT id, customer FROM orders": [(1, "1"), (2, "7"), (3, None), (4, "7"), (6, "7"), (7, None)]},
+    new={"SELECT id, customer_id FROM orders": [(1, 1), (2, 7), (3, None), (4, 7), (6, 7), (7, None)]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", ["complete", "rollback", "reverse"])
+@pytest.mark.parametrize("case", [UNIQUE, FOREIGN_KEY], ids=str)
+def test_b12_constraint_on_a_derived_column__old_client_quarantined_new_client_refused(
+    case, outcome, database, tmp_path
+):
+    """The old client's statements all succeed; the new one's get the ordinary SQLSTATE."""
+    OUTCOMES[outcome](case, database, tmp_path)
