@@ -1,8 +1,12 @@
-"""REDTEAM E6: subqueries of other tables."""
+"""REDTEAM B12 and E6: UNIQUE and foreign keys on derived columns; subqueries of other tables."""
 
 from __future__ import annotations
 
 import json
+import random
+import threading
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,6 +17,7 @@ from tests.support.harness import AFTER, APP, BEFORE, OUTCOMES, Case, Flight, ne
 from tests.support.project import AlembicProject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.server import Database
@@ -334,3 +339,161 @@ def test_b12_constraint_on_a_derived_column__old_client_quarantined_new_client_r
 ):
     """The old client's statements all succeed; the new one's get the ordinary SQLSTATE."""
     OUTCOMES[outcome](case, database, tmp_path)
+
+
+# -- B12: races ---------------------------------------------------------------------------------------
+
+
+def _run_all(*actions: Callable[[], object]) -> list[BaseException | None]:
+    """Run actions at once; return what each raised."""
+    raised: list[BaseException | None] = [None] * len(actions)
+
+    def run(n: int) -> None:
+        try:
+            actions[n]()
+        except Exception as error:  # noqa: BLE001 - handed on
+            raised[n] = error
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return raised
+
+
+_A = "INSERT INTO users (id, email) VALUES (11, 'Eve@x')"
+_B = "INSERT INTO users (id, email) VALUES (12, 'eve@X')"
+
+
+@pytest.mark.parametrize("first", [BEFORE, AFTER], ids=["old", "new"])
+def test_b12_same_key_not_yet_committed__outcome_awaited_for_a_moment(first, database, tmp_path):
+    """Whoever is first: the old client waits as a unique index would, but never long, and never fails."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    write = _A if first == BEFORE else "INSERT INTO users (id, mail) VALUES (11, 'eve@x')"
+    with flight.client(first) as one, flight.client(BEFORE) as other:
+        one.connection.execute("BEGIN")
+        one.connection.execute(write.encode())
+        # It cannot know how this will end, and does not wait until it is over.
+        other.connection.execute(_B.encode())
+        one.connection.execute("ROLLBACK")
+        (row,) = _status(flight)["tables"][0]["quarantined_rows"]
+        assert row["key"] == "(id)=(12)"
+        assert "fits by now" in row["error"]
+        other.connection.execute("DELETE FROM users WHERE id = 12")
+        # A rollback that comes soon is seen.
+        one.connection.execute("BEGIN")
+        one.connection.execute(write.encode())
+        raised = _run_all(
+            lambda: other.connection.execute(_B.encode()),
+            lambda: (time.sleep(0.02), one.connection.execute("ROLLBACK")),
+        )
+        assert raised == [None, None]
+    flight.run("zd-complete")
+    assert database.fetch("SELECT id, mail FROM users WHERE id > 10") == [(12, "eve@x")]
+
+
+@pytest.mark.parametrize("first", [BEFORE, AFTER], ids=["old", "new"])
+def test_b12_same_key_not_yet_committed__then_committed__quarantined(first, database, tmp_path):
+    """The row of an old client that comes second is set aside, and explained."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    write = _A if first == BEFORE else "INSERT INTO users (id, mail) VALUES (11, 'eve@x')"
+    with flight.client(first) as one, flight.client(BEFORE) as other:
+        one.connection.execute("BEGIN")
+        one.connection.execute(write.encode())
+        raised = _run_all(
+            lambda: other.connection.execute(_B.encode()),
+            lambda: (time.sleep(0.02), one.connection.execute("COMMIT")),
+        )
+        assert raised == [None, None]
+    (row,) = _status(flight)["tables"][0]["quarantined_rows"]
+    assert row["key"] == "(id)=(12)"
+    for word in ("duplicate key", "mail", "(eve@x)", "(id)=(11)"):
+        assert word in row["error"]
+    refused = flight.project.run_in_process("zd-complete", check=False)
+    assert refused.returncode == 2
+    assert "ZD261" in refused.stderr + refused.stdout
+    assert "(id)=(11)" in refused.stderr + refused.stdout
+
+
+def test_b12_new_client_meets_an_old_ones_key__waits_and_gets_the_ordinary_error(database, tmp_path):
+    """The unique index does what it always does."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    with flight.client(BEFORE) as one, flight.client(AFTER) as other:
+        one.connection.execute("BEGIN")
+        one.connection.execute(_A.encode())
+        raised = _run_all(
+            lambda: other.connection.execute("INSERT INTO users (id, mail) VALUES (12, 'eve@x')"),
+            lambda: (time.sleep(0.5), one.connection.execute("COMMIT")),
+        )
+        assert isinstance(raised[0], psycopg.errors.UniqueViolation)
+        assert raised[0].diag.constraint_name == "users_mail_key"
+        assert raised[1] is None
+
+
+def test_b12_keys_taken_crosswise_in_transactions__nobody_is_a_deadlocks_victim(database, tmp_path):
+    """Old clients with keys in opposite orders: with waits in the lock queue, one of each pair would die."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    barrier = threading.Barrier(2)
+
+    def transfer(session: Any, first: int, keys: tuple[str, str]) -> None:
+        with session.connection.transaction():
+            session.connection.execute(b"INSERT INTO users (id, email) VALUES (%s, %s)", (first, keys[0]))
+            barrier.wait(30)
+            session.connection.execute(b"INSERT INTO users (id, email) VALUES (%s, %s)", (first + 1, keys[1]))
+            # Long enough for the server to look for deadlocks.
+            barrier.wait(30)
+
+    with flight.client(BEFORE) as one, flight.client(BEFORE) as other:
+        for n in range(3):
+            keys = (f"k{n}", f"l{n}")
+            raised = _run_all(
+                partial(transfer, one, 100 + 10 * n, keys), partial(transfer, other, 105 + 10 * n, keys[::-1])
+            )
+            assert raised == [None, None]
+    assert database.fetch("SELECT count(*), count(mail) FROM users WHERE id >= 100") == [(12, 6)]
+    assert database.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == [(0,)]
+
+
+def test_b12_old_and_new_clients_at_once_over_few_keys__old_ones_never_fail(database, tmp_path):
+    """Inserts, updates, upserts and deletes over twenty keys: no old client's statement fails, no key comes twice."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    failures: list[str] = []
+    done: list[int] = []
+    until = time.monotonic() + 6
+
+    def work(worker: int, revision: str) -> None:
+        chance = random.Random(worker)
+        column, allowed = ("email", ()) if revision == BEFORE else ("mail", ("23505",))
+        with flight.client(revision) as client:
+            while time.monotonic() < until:
+                key, id_ = f"Key{chance.randrange(20)}", chance.randrange(60)
+                value = key if revision == BEFORE else key.lower()
+                insert = f"INSERT INTO users (id, {column}) VALUES ({id_}, '{value}')"
+                statement = chance.choice((
+                    f"{insert} ON CONFLICT (id) DO NOTHING",
+                    f"{insert} ON CONFLICT (id) DO UPDATE SET {column} = excluded.{column}",
+                    f"UPDATE users SET {column} = '{value}' WHERE id = {id_}",
+                    f"DELETE FROM users WHERE id = {id_}",
+                ))  # fmt: skip
+                try:
+                    if chance.random() < 0.5:
+                        client.connection.execute(statement.encode())
+                    else:
+                        with client.connection.transaction():
+                            client.connection.execute(statement.encode())
+                            time.sleep(0.01 * chance.random())
+                    done.append(worker)
+                except psycopg.Error as error:
+                    if error.sqlstate not in allowed:
+                        failures.append(f"{revision}: {error.sqlstate} {error} {statement}")
+
+    raised = _run_all(*(partial(work, n, BEFORE if n < 4 else AFTER) for n in range(7)))
+    assert raised == [None] * 7
+    assert failures == []
+    assert len({*done}) == 7
+    database.execute("UPDATE users SET note = 'all again' WHERE mail IS NULL")
+    keys = database.fetch("SELECT lower(email), count(*), count(mail) FROM users WHERE email IS NOT NULL GROUP BY 1")
+    assert [key for key in keys if key[2] != 1] == []
+    database.execute("DELETE FROM users WHERE mail IS NULL")
+    flight.run("zd-complete")
