@@ -22,12 +22,19 @@ _LENSES = ("a", "b", "c", "d", "e")
 _NARROW = """CREATE TABLE {name} (id bigint PRIMARY KEY, name text NOT NULL, email text, note text)"""
 _WIDE = "CREATE TABLE {name} (id bigint PRIMARY KEY, {lenses}, {rest})"
 
+_UNIQUE = "CREATE TABLE {name} (id bigint PRIMARY KEY, email text {more}, note text)"
+_REFERRING = "CREATE TABLE {name} (id bigint PRIMARY KEY, customer {more}, note text)"
+
 _UPGRADE = """
 op.zd_add_column("narrow", sa.Column("first_name", sa.Text), up="split_part(name, ' ', 1)")
 op.zd_add_column("narrow", sa.Column("last_name", sa.Text), up="split_part(name, ' ', 2)")
 op.zd_drop_column("narrow", "name", down="first_name || ' ' || last_name")
 for column in {lenses!r}:
     op.zd_alter_column("wide", column, type_=sa.Text, up=column + "::text", down=column + "::integer")
+op.zd_add_column("uniq", sa.Column("mail", sa.Text, unique=True), up="lower(email)")
+op.zd_drop_column("uniq", "email", down="mail")
+op.zd_add_column("refers", sa.Column("customer_id", sa.Integer, sa.ForeignKey("customers.id")), up="customer::integer")
+op.zd_drop_column("refers", "customer", down="customer_id::text")
 """
 
 
@@ -56,6 +63,15 @@ def _build(database: Database, project: Project, rows: int) -> None:
     for name in ("wide", "wide_twin"):
         statements.append(_WIDE.format(name=name, lenses=lenses, rest=rest))
         statements.append(f"INSERT INTO {name} SELECT n, n, n, n, n, n, {zeros} FROM generate_series(1, {rows}) n")
+    # The constraint itself is the yardstick's, too.
+    for name, more in (("uniq", ""), ("uniq_twin", "UNIQUE")):
+        statements.append(_UNIQUE.format(name=name, more=more))
+        statements.append(f"INSERT INTO {name} SELECT n, 'Mail' || n, 'note' FROM generate_series(1, {rows}) n")
+    statements.append("CREATE TABLE customers (id integer PRIMARY KEY)")
+    statements.append("INSERT INTO customers SELECT generate_series(0, 999)")
+    for name, more in (("refers", "text"), ("refers_twin", "integer REFERENCES customers")):
+        statements.append(_REFERRING.format(name=name, more=more))
+        statements.append(f"INSERT INTO {name} SELECT n, n % 1000, 'note' FROM generate_series(1, {rows}) n")
     database.execute(*statements)
     project.revision("r1")
     project.run(database, "stamp", "r1")
@@ -97,7 +113,26 @@ def _cases(before: str, after: str, rows: int) -> list[Case]:
         Case("wide: update other column, base", "wide", wide_twin, "UPDATE {t} SET x7 = 7"),
         Case("wide: update other column, new view", f"{after}.wide", wide_twin, "UPDATE {t} SET x7 = 7"),
     ]  # fmt: skip
-    return cases
+    return cases + _constrained(before, after, source)
+
+
+def _constrained(before: str, after: str, source: str) -> list[Case]:
+    """Return the cases of tables whose derived columns are unique, or reference something."""
+    old = f"INSERT INTO {{t}} (id, email, note) SELECT n, 'Mail' || n, 'note' {source}"
+    new = f"INSERT INTO {{t}} (id, mail, note) SELECT n, 'mail' || n, 'note' {source}"
+    change, change_new = "UPDATE {t} SET email = email || 'x'", "UPDATE {t} SET mail = mail || 'x'"
+    refer = f"INSERT INTO {{t}} (id, customer, note) SELECT n, n % 1000, 'note' {source}"
+    refer_new = f"INSERT INTO {{t}} (id, customer_id, note) SELECT n, n % 1000, 'note' {source}"
+    uniq, refers = "uniq_twin", "refers_twin"
+    return [
+        Case("unique: insert, old view", f"{before}.uniq", uniq, old, truncate="uniq"),
+        Case("unique: insert, new view", f"{after}.uniq", uniq, new, old, truncate="uniq"),
+        Case("unique: update lens column, old view", f"{before}.uniq", uniq, change),
+        Case("unique: update lens column, new view", f"{after}.uniq", uniq, change_new, change),
+        Case("unique: update other column, old view", f"{before}.uniq", uniq, "UPDATE {t} SET note = 'changed'"),
+        Case("foreign key: insert, old view", f"{before}.refers", refers, refer, truncate="refers"),
+        Case("foreign key: insert, new view", f"{after}.refers", refers, refer_new, refer, truncate="refers"),
+    ]
 
 
 def _run(database: Database, sql: str, truncate: str) -> float:

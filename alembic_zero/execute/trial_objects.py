@@ -174,7 +174,8 @@ class ObjectTrial:
         name = operation.referent_table
         own = operation.referent_schema in (None, self.draft.flight.schema)
         if own and name == self.draft.spec.name:
-            return self.draft.spec
+            # Not under the copy's schema, which goes with the trial.
+            return replace(self.draft.spec, schema=self.draft.flight.schema)
         try:
             return self.find_spec(operation.referent_schema, name)
         except LookupError as error:

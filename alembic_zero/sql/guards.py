@@ -11,6 +11,7 @@ nobody can ask them anything but by writing a row.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from alembic_zero.lens.lens import Flight, Level, NewForeignKey, UniqueGuard
 
 _SLOTS = 65_536
+_NEEDS_NO_QUOTES = re.compile(r"[a-z_][a-z0-9_]*")
 _TRIES = 30
 _PAUSE = "PERFORM pg_catalog.pg_sleep(0.005);"
 
@@ -96,7 +98,7 @@ class _Guard:
 
     @property
     def _code(self) -> str:
-        return f"{-QUARANTINE_OFFSET - self.level.generation} OPERATOR(pg_catalog.-) writer"
+        return f"{-QUARANTINE_OFFSET - self.level.generation} OPERATOR(pg_catalog.-) _zd_writer"
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,47 @@ class UniqueGuardSql(_Guard):
 
     def _key_of(self, row: str) -> str:
         """Return a query of the key of a row, in columns k0, k1, ..., whether it counts, and its slot."""
-        names = [f"k{n}" for n in range(len(self.guard.keys))]
+        names = [f"_zd_k{n}" for n in range(len(self.guard.keys))]
         keys = ", ".join(f"{key} AS {name}" for key, name in zip(self._keys(), names, strict=True))
         counts = " AND ".join([f"({self.guard.predicate or 'true'})", *(f"{name} IS NOT NULL" for name in names)])
-        # What the index takes for equal has one hash; that the other way round need not be true.
-        values = f"pg_catalog.hash_record_extended(ROW({', '.join(names)}), {self.level.generation})"
-        number = values if self.guard.hashed else str(self.level.generation)
-        slot = f"({number} OPERATOR(pg_catalog.&) {_SLOTS - 1})"
         return (
-            f"SELECT k.*, ({counts}) AS counts, {slot} AS slot\n"
+            f"SELECT k.*, ({counts}) AS _zd_counts, {self._slot(names)} AS _zd_slot\n"
             f"    FROM (SELECT {keys}, n.* FROM (SELECT {self._columns(row)}) AS n) AS k"
         )
 
-    def _equal(self, columns: str, key: str) -> str:
-        """Return FROM and WHERE for the rows whose key is that of the record *key*."""
+    def _plain_keys(self) -> list[str] | None:
+        """Return the values of NEW that are its key, None where that takes more than columns."""
+        columns = {ident(name): self._physical(cell) for name, cell in self.guard.inputs}
+        columns |= {name: self._physical(cell) for name, cell in self.guard.inputs if _NEEDS_NO_QUOTES.fullmatch(name)}
+        if self.guard.predicate or not columns.keys() >= set(self.guard.keys):
+            return None
+        return [f"NEW.{columns[key]}" for key in self.guard.keys]
+
+    def _find_key(self) -> tuple[str, list[str]]:
+        """Return statements that set *slot*, or return if no key counts; and the key's values."""
+        plain = self._plain_keys()
+        if plain is None:
+            values = [f"_zd_key._zd_k{n}" for n in range(len(self.guard.keys))]
+            return (
+                f"  {self._key_of('NEW')} INTO _zd_key;\n  IF _zd_key._zd_counts IS NOT TRUE THEN RETURN NEW; END IF;\n",
+                values,
+            )
+        pairs = zip(plain, self.guard.collations, strict=True)
+        hashed = [f"{value}{f' COLLATE {collation}' if collation else ''}" for value, collation in pairs]
+        missing = " OR ".join(f"{value} IS NULL" for value in plain)
+        # Expressions only, which PL/pgSQL evaluates without a query.
+        return f"  IF {missing} THEN RETURN NEW; END IF;\n  _zd_slot := {self._slot(hashed)};\n", plain
+
+    def _slot(self, values: Sequence[str]) -> str:
+        # What the index takes for equal has one hash; that the other way round need not be true.
+        number = f"pg_catalog.hash_record_extended(ROW({', '.join(values)}), {self.level.generation})"
+        return f"({number if self.guard.hashed else self.level.generation} OPERATOR(pg_catalog.&) {_SLOTS - 1})"
+
+    def _equal(self, columns: str, values: Sequence[str]) -> str:
+        """Return FROM and WHERE for the rows whose key has these values."""
         conditions = [
-            f"{mine} {operator} {key}.k{n}"
-            for n, (mine, operator) in enumerate(zip(self._keys(), self.guard.equals, strict=True))
+            f"{mine} {operator} {value}"
+            for mine, operator, value in zip(self._keys(), self.guard.equals, values, strict=True)
         ]
         conditions += [f"({self.guard.predicate})"] if self.guard.predicate else []
         rows = f"SELECT t.tableoid AS _zd_table, t.ctid AS _zd_tid, {columns} FROM {self._table} AS t"
@@ -143,17 +169,17 @@ class UniqueGuardSql(_Guard):
 
     def render_function(self) -> str:
         """Return CREATE OR REPLACE FUNCTION for the trigger function."""
-        own = f"{eq('t._zd_tid', 'own')} AND {eq('t._zd_table', 'TG_RELID')}"
-        others = f"{self._equal(self._columns('t'), 'key')} AND NOT COALESCE({own}, false)"
-        newer = le(str(self._index), "writer")
+        own = f"{eq('t._zd_tid', '_zd_own')} AND {eq('t._zd_table', 'TG_RELID')}"
+        find, values = self._find_key()
+        slot = "_zd_slot" if self._plain_keys() else "_zd_key._zd_slot::pg_catalog.int4"
+        others = f"{self._equal(self._columns('t'), values)} AND NOT COALESCE({own}, false)"
+        newer = le(str(self._index), "_zd_writer")
         nulls = "".join(f"  NEW.{column} := NULL;\n" for column in self._nulled())
         body = (
-            f"  IF {eq('TG_OP', literal('UPDATE'))} THEN own := OLD.ctid; END IF;\n"
-            f"  {self._key_of('NEW')} INTO key;\n"
-            "  IF key.counts IS NOT TRUE THEN RETURN NEW; END IF;\n"
-            "  LOOP\n"
+            f"  IF {eq('TG_OP', literal('UPDATE'))} THEN _zd_own := OLD.ctid; END IF;\n"
+            f"{find}  LOOP\n"
             f"    PERFORM FROM {ident(JOURNAL_SCHEMA, KEY_SLOTS)} AS s\n"
-            f"      WHERE {eq('s.slot', 'key.slot::pg_catalog.int4')} FOR NO KEY UPDATE SKIP LOCKED;\n"
+            f"      WHERE {eq('s.slot', slot)} FOR NO KEY UPDATE SKIP LOCKED;\n"
             # From here on until the end of the transaction, nobody else writes an equal key without looking.
             "    IF FOUND THEN\n"
             f"      IF {newer} THEN RETURN NEW; END IF;\n"
@@ -171,8 +197,9 @@ class UniqueGuardSql(_Guard):
             f"  IF {newer} THEN RETURN NEW; END IF;\n"
             f"{nulls}  NEW.{ident(MARKER)} := {self._code};\n  RETURN NEW;\n"
         )
-        declare = f"  tries int := 0;\n  own tid;\n  key record;\n  writer int := {self._writer()};\n"
-        return render_plpgsql(self.function, (), "trigger", body, waits=False, declare=declare)
+        held = "_zd_slot int" if self._plain_keys() else "_zd_key record"
+        declare = f"  tries int := 0;\n  _zd_own tid;\n  {held};\n  _zd_writer int := {self._writer()};\n"
+        return render_plpgsql(self.function, (), "trigger", body, waits=False, declare=declare, columns_first=True)
 
     def _trigger(self, suffix: str, event: str, when: str = "") -> tuple[str, str]:
         # Of all BEFORE triggers the last one: what it has looked at must not change any more.
@@ -210,14 +237,14 @@ class UniqueGuardSql(_Guard):
         listed = ", ".join(
             f"{values.get(cell) or f't.{self._physical(cell)}'} AS {ident(name)}" for name, cell in self.guard.inputs
         )
-        keys = ", ".join(f"{key} AS k{n}" for n, key in enumerate(self._keys()))
-        names = ", ".join(f"key.k{n}" for n in range(len(self.guard.keys)))
+        keys = ", ".join(f"{key} AS _zd_k{n}" for n, key in enumerate(self._keys()))
+        values_of_key = [f"key._zd_k{n}" for n in range(len(self.guard.keys))]
         counted = f" WHERE {self.guard.predicate}" if self.guard.predicate else ""
         own = f"t.ctid = {literal(tid)}::tid"
-        found = self._equal(f"{shown} AS shown, {self._columns('t')}", "key")
+        found = self._equal(f"{shown} AS shown, {self._columns('t')}", values_of_key)
         message = literal(f"duplicate key value violates unique constraint {self.guard.name!r}: ")
         return (
-            f"SELECT {message} || ROW({names})::text || {literal(' is the key of row ')} || o.shown\n"
+            f"SELECT {message} || ROW({', '.join(values_of_key)})::text || ' is the key of row ' || o.shown\n"
             f"  FROM (SELECT {keys} FROM (SELECT {listed} FROM {self._table} AS t WHERE {own} OFFSET 0) AS n{counted}"
             " OFFSET 0) AS key,\n"
             f"  LATERAL (SELECT t.shown {found} AND t._zd_tid <> {literal(tid)}::tid LIMIT 1) AS o"
@@ -282,8 +309,8 @@ class KeyGuardSql(_Guard):
             f"  UPDATE {self._table} AS t SET {sets}, {ident(MARKER)} = {self._code} WHERE {row};\n"
             "  RETURN NULL;\n"
         )
-        declare = f"  tries int := 0;\n  writer int := {self._writer()};\n"
-        text = render_plpgsql(name, (), "trigger", body, waits=False, declare=declare)
+        declare = f"  tries int := 0;\n  _zd_writer int := {self._writer()};\n"
+        text = render_plpgsql(name, (), "trigger", body, waits=False, declare=declare, columns_first=True)
         return [text, close_function(JOURNAL_SCHEMA, name)]
 
     def render_triggers(self) -> list[tuple[str, str]]:

@@ -14,18 +14,29 @@ if TYPE_CHECKING:
 _LOCK_CLASS = 1_514_427_764
 
 
-def render_plpgsql(name: str, types: Sequence[str], returns: str, body: str, *, waits: bool, declare: str = "") -> str:
+def render_plpgsql(
+    name: str,
+    types: Sequence[str],
+    returns: str,
+    body: str,
+    *,
+    waits: bool,
+    declare: str = "",
+    columns_first: bool = False,
+) -> str:
     """Return CREATE OR REPLACE FUNCTION for a function that runs as the migration's role.
 
     :param waits: whether it waits for locks in short tries.
+    :param columns_first: whether a bare name in a query may be a column's, and then is.
     """
+    conflict = "#variable_conflict use_column\n" if columns_first else ""
     timeout = " SET lock_timeout = '50ms'" if waits else ""
     counter = "  tries int := 0;\n" if waits else ""
     declared = f"DECLARE\n{counter}{declare}" if counter or declare else ""
     return (
         f"CREATE OR REPLACE FUNCTION {ident(JOURNAL_SCHEMA, name)}({', '.join(types)}) RETURNS {returns} "
         f"LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT{timeout}\n"
-        f"AS {dollar_quoted(f'{chr(10)}{declared}BEGIN{chr(10)}{body}END{chr(10)}')}"
+        f"AS {dollar_quoted(f'{chr(10)}{conflict}{declared}BEGIN{chr(10)}{body}END{chr(10)}')}"
     )
 
 

@@ -497,3 +497,382 @@ def test_b12_old_and_new_clients_at_once_over_few_keys__old_ones_never_fail(data
     assert [key for key in keys if key[2] != 1] == []
     database.execute("DELETE FROM users WHERE mail IS NULL")
     flight.run("zd-complete")
+
+
+# -- B12: large statements, rows that are there, rights ---------------------------------------------------
+
+
+def test_b12_statement_of_many_thousand_rows__does_not_fill_the_lock_table(database, tmp_path):
+    """One lock for each key would use up what all sessions of the server share."""
+    flight = _fly(UNIQUE, database, tmp_path)
+    with flight.client(BEFORE) as client, client.connection.transaction():
+        client.connection.execute(
+            "INSERT INTO users (id, email) SELECT n, 'Bulk' || n % 9000 FROM generate_series(100, 12099) AS n"
+        )
+        pid = client.connection.info.backend_pid
+        (locks,) = database.fetch(f"SELECT count(*) FROM pg_locks WHERE pid = {pid}")[0]
+    assert locks < 50
+    assert database.fetch("SELECT count(*), count(mail) FROM users WHERE id >= 100") == [(12000, 9000)]
+
+
+def test_b12_rows_that_are_there_collide__upgrade_names_them_and_goes_on_once_corrected(database, tmp_path):
+    """Nothing is published; the old version works on; the message has the rows, the constraint and the key."""
+    flight = Flight(UNIQUE, database, tmp_path / "project")
+    database.execute("INSERT INTO users SELECT n, 'row' || n FROM generate_series(10, 3000) AS n")
+    database.execute("UPDATE users SET email = 'ROW10' WHERE id = 2000")
+    refused = flight.project.run_in_process("upgrade", AFTER, check=False)
+    assert refused.returncode != 0
+    said = refused.stderr + refused.stdout
+    for word in ("(2000)", "(row10)", "mail"):
+        assert word in said, said
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO users VALUES (5000, 'row11'), (5001, 'unlike')")
+        client.connection.execute("UPDATE users SET email = 'unlike, too' WHERE id IN (2000, 5000)")
+        client.connection.execute("DELETE FROM users WHERE id = 5000")
+    flight.run("upgrade", AFTER)
+    flight.run("zd-complete")
+    assert database.fetch("SELECT count(*), count(DISTINCT mail) FROM users") == [(2994, 2994)]
+
+
+def test_b12_old_clients_write_equal_keys_during_the_upgrade__none_fails(database, tmp_path):
+    """Before the index, while it is built, while rows are filled: the upgrade lists them, nobody's write fails."""
+    flight = Flight(UNIQUE, database, tmp_path / "project")
+    database.execute("INSERT INTO users SELECT n, 'row' || n FROM generate_series(10, 8000) AS n")
+    failures: list[str] = []
+    over = threading.Event()
+
+    def write(worker: int) -> None:
+        chance = random.Random(worker)
+        with flight.client(BEFORE) as client:
+            while not over.is_set():
+                key = f"Row{chance.randrange(10, 8000)}"
+                try:
+                    if chance.random() < 0.5:
+                        client.connection.execute(
+                            "INSERT INTO users (id, email) VALUES (%s, %s)", (chance.randrange(10**4, 10**9), key)
+                        )
+                    else:
+                        client.connection.execute(
+                            "UPDATE users SET email = %s WHERE id = %s", (key, chance.randrange(10, 8000))
+                        )
+                except psycopg.Error as error:
+                    failures.append(f"{error.sqlstate} {error}")
+
+    def upgrade() -> None:
+        try:
+            refused.append(flight.project.run("upgrade", AFTER, check=False).returncode)
+        finally:
+            over.set()
+
+    refused: list[int] = []
+    assert _run_all(upgrade, *(partial(write, n) for n in range(3))) == [None] * 4
+    assert failures == []
+    assert refused[0] != 0
+    database.execute("DELETE FROM users WHERE id >= 10000")
+    database.execute("UPDATE users SET email = 'again' || id")
+    flight.run("upgrade", AFTER)
+    assert _status(flight)["tables"][0]["quarantined"] == 0
+    flight.run("downgrade", BEFORE)
+    assert flight.dump() == flight.original
+
+
+def test_b12_row_in_the_way_that_the_client_may_not_see__quarantined_all_the_same(database, tmp_path):
+    """Row security hides it from the client, not from the unique index; and the client learns nothing by functions."""
+    setup = f"""{_EMAILS}
+    ALTER TABLE users ENABLE ROW LEVEL SECURITY;
+    CREATE POLICY own ON users TO {APP} USING (id > 2);
+    """
+    flight = _fly(Case("hidden", setup, UNIQUE.upgrade, "pass"), database, tmp_path)
+    with flight.client(BEFORE) as client:
+        client.connection.execute("INSERT INTO users VALUES (3, 'ADA@x')")
+        assert client.fetch("SELECT id FROM users") == [(3,)]
+    with flight.client(AFTER) as client:
+        assert client.fetch("SELECT id, mail FROM users") == [(3, None)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            client.fetch("SELECT * FROM alembic_zero.key_slots FOR UPDATE")
+    open_to_clients = database.fetch(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'alembic_zero'::regnamespace AND prosecdef"
+        f" AND has_function_privilege('{APP}', oid, 'EXECUTE')"
+    )
+    assert open_to_clients == []
+
+
+# -- B12: kinds of keys -----------------------------------------------------------------------------------
+
+# What citext is, where nobody's search_path leads.
+_CASELESS = (
+    """
+    CREATE SCHEMA odd;
+    CREATE TYPE odd.caseless;
+    CREATE FUNCTION odd.caseless_in(cstring) RETURNS odd.caseless LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+    CREATE FUNCTION odd.caseless_out(odd.caseless) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+    CREATE TYPE odd.caseless (INPUT = odd.caseless_in, OUTPUT = odd.caseless_out, LIKE = text, COLLATABLE = true);
+    CREATE CAST (odd.caseless AS text) WITHOUT FUNCTION AS IMPLICIT;
+    CREATE CAST (text AS odd.caseless) WITHOUT FUNCTION AS ASSIGNMENT;
+    GRANT USAGE ON SCHEMA odd TO PUBLIC;
+    CREATE FUNCTION odd.cmp(odd.caseless, odd.caseless) RETURNS integer LANGUAGE sql IMMUTABLE
+        AS 'SELECT bttextcmp(lower($1::text), lower($2::text))';
+    CREATE FUNCTION odd.hash(odd.caseless) RETURNS integer LANGUAGE sql IMMUTABLE
+        AS 'SELECT hashtext(lower($1::text))';
+    CREATE FUNCTION odd.hash(odd.caseless, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+        AS 'SELECT hashtextextended(lower($1::text), $2)';
+"""
+    + "".join(
+        f"""
+    CREATE FUNCTION odd.{name}(odd.caseless, odd.caseless) RETURNS boolean LANGUAGE sql IMMUTABLE
+        AS 'SELECT lower($1::text) {operator} lower($2::text)';
+    CREATE OPERATOR odd.{operator} (FUNCTION = odd.{name}, LEFTARG = odd.caseless, RIGHTARG = odd.caseless);
+    """
+        for name, operator in (("lt", "<"), ("le", "<="), ("eq", "="), ("ge", ">="), ("gt", ">"))
+    )
+    + """
+    CREATE OPERATOR CLASS odd.caseless_ops DEFAULT FOR TYPE odd.caseless USING btree AS OPERATOR 1 odd.<,
+        OPERATOR 2 odd.<=, OPERATOR 3 odd.=, OPERATOR 4 odd.>=, OPERATOR 5 odd.>,
+        FUNCTION 1 odd.cmp(odd.caseless, odd.caseless);
+    CREATE OPERATOR CLASS odd.caseless_ops DEFAULT FOR TYPE odd.caseless USING hash AS OPERATOR 1 odd.=,
+        FUNCTION 1 odd.hash(odd.caseless), FUNCTION 2 odd.hash(odd.caseless, bigint);
+"""
+)
+_CASELESS_TYPE = """
+class Caseless(sa.types.UserDefinedType):
+    def get_col_spec(self, **kw):
+        return "odd.caseless"
+"""
+_ITEMS = """
+    CREATE TABLE items (id integer PRIMARY KEY, team integer, code text, place text, hidden boolean DEFAULT false);
+    INSERT INTO items VALUES (1, 1, 'a', '(1,1)');
+"""
+_KINDS = {
+    "composite": (
+        """
+        op.zd_alter_column("items", "code", type_=sa.String(20), up="lower(code)", down="code")
+        op.zd_create_unique_constraint("u", "items", ["team", "code"])
+        """,
+        ["(2, 2, 'A')", "(3, 1, 'A')", "(4, NULL, 'A')", "(5, NULL, 'a')", "(6, 1, NULL)", "(7, 1, NULL)"],
+        [3],
+    ),
+    "composite, by the shared column": (
+        """
+        op.zd_alter_column("items", "code", type_=sa.String(20), up="lower(code)", down="code")
+        op.zd_create_unique_constraint("u", "items", ["team", "code"])
+        """,
+        ["(2, 2, 'A')", "UPDATE items SET team = 1 WHERE id = 2"],
+        [2],
+    ),
+    "partial": (
+        """
+        op.zd_alter_column("items", "code", type_=sa.String(20), up="lower(code)", down="code")
+        op.zd_create_index("u", "items", ["code"], unique=True, postgresql_where=sa.text("NOT hidden"))
+        """,
+        ["(2, 2, 'A', NULL, true)", "(3, 2, 'A', NULL, false)", "UPDATE items SET hidden = false WHERE id = 2"],
+        [2, 3],
+    ),
+    "expression": (
+        """
+        op.zd_alter_column("items", "code", type_=sa.String(20), up="code || ' '", down="code")
+        op.zd_create_index("u", "items", [sa.text("upper(code)")], unique=True)
+        """,
+        ["(2, 2, 'A')", "(3, 2, 'b')"],
+        [2],
+    ),
+    "equal, not the same": (
+        """
+        op.zd_alter_column("items", "code", type_=Caseless(), up="code", down="code")
+        op.zd_create_unique_constraint("u", "items", ["code"])
+        """,
+        ["(2, 2, 'A')", "(3, 2, 'b')", "UPDATE items SET code = 'B' WHERE id = 3"],
+        [2],
+    ),
+    "no hash": (
+        """
+        op.zd_alter_column("items", "code", type_=postgresql.MONEY, up="ascii(lower(code))::money", down="'?'")
+        op.zd_create_unique_constraint("u", "items", ["code"])
+        """,
+        ["(2, 2, 'A')", "(3, 2, 'b')"],
+        [2],
+    ),
+    "primary key": (
+        """
+        op.zd_drop_constraint("items_pkey", "items")
+        op.zd_alter_column("items", "code", type_=sa.String(20), nullable=False, up="lower(code)", down="code")
+        op.zd_create_primary_key("items_pkey", "items", ["code"])
+        """,
+        ["(2, 2, 'A')", "(3, 2, 'b')", "UPDATE items SET code = 'B' WHERE id = 3"],
+        [2],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("upgrade", "writes", "quarantined"), _KINDS.values(), ids=_KINDS)
+def test_b12_kind_of_key__judged_as_the_index_does(upgrade, writes, quarantined, database, tmp_path):
+    """NULLs, predicates, expressions, collations, types without a hash: neither too strict nor too lax."""
+    case = Case("kinds", _CASELESS + _ITEMS, upgrade, "pass", prelude=_CASELESS_TYPE)
+    flight = _fly(case, database, tmp_path)
+    with flight.client(BEFORE) as client:
+        for write in writes:
+            statement = write if write.startswith("UPDATE") else f"INSERT INTO items VALUES {write}"
+            client.connection.execute(statement.encode())
+    rows = _status(flight)["tables"][0].get("quarantined_rows", [])
+    assert sorted(row["key"] for row in rows) == [f"(id)=({n})" for n in quarantined]
+    for row in rows:
+        assert "duplicate key" in row["error"]
+    flight.run("downgrade", BEFORE)
+    assert flight.dump() == flight.original
+
+
+def test_b12_columns_called_like_the_triggers_variables__no_mistake(database, tmp_path):
+    """Names of columns mean columns, in expressions of indexes too."""
+    setup = """
+    CREATE TABLE refs ("writer" integer PRIMARY KEY);
+    CREATE TABLE items (id integer PRIMARY KEY, "key" text, "found" text, "writer" integer, tries integer);
+    INSERT INTO items VALUES (1, 'a', 'b', 1, 1);
+    INSERT INTO refs VALUES (1);
+    """
+    upgrade = """
+    op.zd_alter_column("items", "key", type_=sa.String(20), up="lower(key)", down="key")
+    op.zd_alter_column("items", "found", type_=sa.String(20), up="lower(found)", down="found")
+    op.zd_create_index("u", "items", [sa.text("(key || found)"), "tries"], unique=True)
+    op.zd_create_index("v", "items", ["key", "found", "writer"], unique=True)
+    op.zd_create_foreign_key("f", "items", "refs", ["writer"], ["writer"], up="writer", down="writer")
+    """
+    flight = _fly(Case("names", setup, upgrade, "pass"), database, tmp_path)
+    with flight.client(BEFORE) as client:
+        client.connection.execute(
+            "INSERT INTO items VALUES (2, 'A', 'b', 1, 1), (3, 'A', 'c', 1, 1), (4, 'D', 'e', 7, 1)"
+        )
+    assert [row["key"] for row in _status(flight)["tables"][0]["quarantined_rows"]] == ["(id)=(2)", "(id)=(4)"]
+    flight.run("downgrade", BEFORE)
+
+
+def test_b12_two_revisions_in_flight__each_version_held_to_its_own(database, tmp_path):
+    """A row may fit the second version and not the third; versions in between get the error of their own only."""
+    upgrade = """
+    op.zd_alter_column("items", "code", type_=sa.String(20), up="lower(code)", down="code")
+    op.zd_create_index("u", "items", ["code"], unique=True)
+    """
+    flight = _fly(Case("chain", _ITEMS, upgrade, "pass"), database, tmp_path)
+    flight.project.revision(
+        "r3", AFTER, 'op.zd_alter_column("items", "code", type_=sa.String(9), up="left(code, 1)", down="code")', "pass"
+    )
+    flight.run("upgrade", "r3")
+    with flight.clients() as clients, flight.client("r3") as third:
+        old_client, new_client = clients["old"].connection, clients["new"].connection
+        old_client.execute("INSERT INTO items (id, code) VALUES (2, 'A'), (3, 'Bee'), (4, 'Bus')")
+        new_client.execute("INSERT INTO items (id, code) VALUES (5, 'boo')")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            new_client.execute("INSERT INTO items (id, code) VALUES (6, 'boo')")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            third.connection.execute("INSERT INTO items (id, code) VALUES (6, 'b')")
+        assert clients["new"].fetch("SELECT id, code FROM items ORDER BY id") == [
+            (1, "a"), (2, None), (3, "bee"), (4, "bus"), (5, "boo"),
+        ]  # fmt: skip
+        assert third.fetch("SELECT id, code FROM items ORDER BY id") == [
+            (1, "a"), (2, None), (3, "b"), (4, None), (5, None),
+        ]  # fmt: skip
+        old_client.execute("UPDATE items SET code = 'c' WHERE id = 2")
+    flight.run("zd-complete", AFTER)
+    with flight.client(AFTER) as second, flight.client("r3") as third:
+        second.connection.execute("INSERT INTO items (id, code) VALUES (7, 'bow')")
+        second.connection.execute("UPDATE items SET code = 'dee' WHERE id = 4")
+        second.connection.execute("UPDATE items SET code = 'eff' WHERE id = 5")
+        assert third.fetch("SELECT id, code FROM items ORDER BY id") == [
+            (1, "a"), (2, "c"), (3, "b"), (4, "d"), (5, "e"), (7, None),
+        ]  # fmt: skip
+        second.connection.execute("DELETE FROM items WHERE id = 7")
+    flight.run("zd-complete")
+    assert not _status(flight)["tables"]
+
+
+def test_b12_key_whose_type_grows__costs_nothing(database, tmp_path):
+    """What was unique stays unique if only its type changes: no lock, no look-up."""
+    upgrade = """
+    op.zd_alter_column("orders", "id", type_=sa.BigInteger)
+    op.zd_alter_column("customers", "id", type_=sa.BigInteger)
+    op.zd_alter_column("orders", "customer", type_=sa.BigInteger)
+    """
+    setup = """
+    CREATE TABLE customers (id integer PRIMARY KEY);
+    CREATE TABLE orders (id integer PRIMARY KEY, customer integer REFERENCES customers);
+    """
+    _fly(Case("growing", setup, upgrade, "pass"), database, tmp_path)
+    assert database.fetch(
+        "SELECT tgname FROM pg_trigger WHERE tgname ~ 'unique|key_' AND NOT tgisinternal"
+    ) == []  # fmt: skip
+    assert database.fetch("SELECT to_regclass('alembic_zero.key_slots')") == [(None,)]
+
+
+# -- B12: foreign keys ------------------------------------------------------------------------------------
+
+
+def test_b12_referenced_row_is_being_deleted__outcome_awaited_for_a_moment(database, tmp_path):
+    """The old client neither fails nor waits long; a rollback of the deletion is seen."""
+    flight = _fly(FOREIGN_KEY, database, tmp_path)
+    with flight.client(BEFORE) as one, flight.client(BEFORE) as other:
+        for n, end in ((21, "ROLLBACK"), (22, "COMMIT")):
+            one.connection.execute("BEGIN")
+            one.connection.execute("DELETE FROM customers WHERE id = 3")
+            raised = _run_all(
+                lambda n=n: other.connection.execute(f"INSERT INTO orders VALUES ({n}, '3')"),
+                lambda end=end: (time.sleep(0.02), one.connection.execute(end)),
+            )
+            assert raised == [None, None]
+    with flight.client(AFTER) as client:
+        # The first one went with the customer; the second one came too late to.
+        assert client.fetch("SELECT id, customer_id FROM orders WHERE id > 20") == [(22, None)]
+    (row,) = _status(flight)["tables"][0]["quarantined_rows"]
+    assert row["key"] == "(id)=(22)"
+    for word in ("foreign key", "customers", "(id)=(3)", "orders_customer_id_fkey"):
+        assert word in row["error"]
+
+
+@pytest.mark.parametrize("timing", ["", ", deferrable=True, initially='DEFERRED'"], ids=["immediate", "deferred"])
+def test_b12_rows_that_reference_each_other__judged_when_the_key_is(timing, database, tmp_path):
+    """The referenced row may come later in the statement; for a deferred key, in the transaction."""
+    setup = "CREATE TABLE nodes (id integer PRIMARY KEY, parent text); INSERT INTO nodes VALUES (1, '1');"
+    upgrade = f"""
+    op.zd_alter_column("nodes", "parent", type_=sa.Integer, up="parent::integer", down="parent::text")
+    op.zd_create_foreign_key("up", "nodes", "nodes", ["parent"], ["id"]{timing})
+    """
+    flight = _fly(Case("nodes", setup, upgrade, "pass"), database, tmp_path)
+    with flight.clients() as clients:
+        client = clients["old"].connection
+        client.execute("INSERT INTO nodes VALUES (2, '3'), (3, '2'), (4, '99')")
+        with client.transaction():
+            client.execute("INSERT INTO nodes VALUES (5, '6')")
+            client.execute("INSERT INTO nodes VALUES (6, '1')")
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            clients["new"].connection.execute("INSERT INTO nodes VALUES (7, 99)")
+        expected = [(1, 1), (2, 3), (3, 2), (4, None), (5, 6 if timing else None), (6, 1)]
+        assert clients["new"].fetch("SELECT id, parent FROM nodes ORDER BY id") == expected
+    flight.run("downgrade", BEFORE)
+    assert flight.dump() == flight.original
+
+
+def test_b12_both_ends_copied__filled_and_held_in_step(database, tmp_path):
+    """Keys converted at both ends: filled in any order, and a row whose parent is quarantined waits for it."""
+    setup = """
+    CREATE TABLE aa (id integer PRIMARY KEY, parent text);
+    CREATE TABLE zz (code text PRIMARY KEY);
+    ALTER TABLE aa ADD CONSTRAINT up FOREIGN KEY (parent) REFERENCES zz;
+    INSERT INTO zz VALUES ('1'), ('2');
+    INSERT INTO aa SELECT n, 1 + n % 2 FROM generate_series(1, 500) AS n;
+    """
+    upgrade = """
+    op.zd_alter_column("aa", "parent", type_=sa.Integer, up="parent::integer", down="parent::text")
+    op.zd_alter_column("zz", "code", type_=sa.Integer, up="nullif(code, '3')::integer", down="code::text")
+    """
+    flight = _fly(Case("ends", setup, upgrade, "pass"), database, tmp_path)
+    with flight.clients() as clients:
+        client = clients["old"].connection
+        client.execute("INSERT INTO zz VALUES ('3'), ('4'), ('04')")
+        client.execute("INSERT INTO aa VALUES (501, '3'), (502, '4'), (503, '04')")
+        rows = clients["new"].fetch("SELECT id, parent FROM aa WHERE id > 500 ORDER BY id")
+        assert rows == [(501, None), (502, 4), (503, 4)]
+        assert clients["new"].fetch("SELECT count(*) FROM aa WHERE parent IS NULL") == [(1,)]
+        quarantined = {t["table"]: t["quarantined"] for t in _status(flight)["tables"]}
+        assert quarantined == {"public.aa": 1, "public.zz": 2}
+        client.execute("UPDATE aa SET parent = '1' WHERE id = 501")
+        client.execute("UPDATE aa SET parent = '4' WHERE id = 503")
+        client.execute("DELETE FROM zz WHERE code IN ('3', '04')")
+    flight.run("zd-complete")
+    assert database.fetch("SELECT count(*) FROM aa WHERE parent IS NULL") == [(0,)]
