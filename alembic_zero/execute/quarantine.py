@@ -84,7 +84,7 @@ def explain_row(connection: Connection, flight: Flight, leaf: tuple[str, str], t
             savepoint.rollback()
             if value is False and failure:
                 return failure
-            if isinstance(value, str):
+            if isinstance(value, str) and value:
                 return value
     return "the row fits by now: any update of it ends the quarantine"
 
@@ -113,9 +113,8 @@ def _attempts(flight: Flight, level: Level, leaf: tuple[str, str], tid: str, nam
     for rule in level.rules:
         inputs = [values.get(c) or composer.value(c) for c in rule.cells]
         attempts.append((f"SELECT {_condition(rule, inputs, call)} {source}", _broken(rule, flight)))
-    attempts += [
-        (UniqueGuardSql(flight, level, one).render_conflict(values, named, leaf, tid), "") for one in level.guards
-    ]
+    unique = [UniqueGuardSql(flight, level, guard) for guard in level.guards]
+    attempts += [(one.render_conflict(values, named, leaf, tid), "") for one in unique]
     attempts += [(one.render_conflict(values, leaf, tid), "") for one in key_guards(flight, [level])]
     for link in level.links:
         if link.upward:

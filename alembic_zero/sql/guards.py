@@ -142,10 +142,8 @@ class UniqueGuardSql(_Guard):
         plain = self._plain_keys()
         if plain is None:
             values = [f"_zd_key._zd_k{n}" for n in range(len(self.guard.keys))]
-            return (
-                f"  {self._key_of('NEW')} INTO _zd_key;\n  IF _zd_key._zd_counts IS NOT TRUE THEN RETURN NEW; END IF;\n",
-                values,
-            )
+            find = f"  {self._key_of('NEW')} INTO _zd_key;\n"
+            return f"{find}  IF _zd_key._zd_counts IS NOT TRUE THEN RETURN NEW; END IF;\n", values
         pairs = zip(plain, self.guard.collations, strict=True)
         hashed = [f"{value}{f' COLLATE {collation}' if collation else ''}" for value, collation in pairs]
         missing = " OR ".join(f"{value} IS NULL" for value in plain)
@@ -227,27 +225,28 @@ class UniqueGuardSql(_Guard):
             self._trigger("todo", "UPDATE", f"NOT {done} AND {changed}"),
         ]
 
-    def render_conflict(self, values: Mapping[str, str], shown: str, tid: str) -> str:
+    def render_conflict(self, values: Mapping[str, str], shown: str, leaf: tuple[str, str], tid: str) -> str:
         """Return the query for what is in the way of one row, as a sentence; no row if nothing is.
 
         :param values: SQL over the row ``t`` for cells that are derived.
         :param shown: SQL over ``t`` that names a row, as text.
-        :param tid: where the row is.
+        :param leaf: the table that holds the row, by schema and name.
+        :param tid: where it is there.
         """
         listed = ", ".join(
             f"{values.get(cell) or f't.{self._physical(cell)}'} AS {ident(name)}" for name, cell in self.guard.inputs
         )
         keys = ", ".join(f"{key} AS _zd_k{n}" for n, key in enumerate(self._keys()))
-        values_of_key = [f"key._zd_k{n}" for n in range(len(self.guard.keys))]
         counted = f" WHERE {self.guard.predicate}" if self.guard.predicate else ""
-        own = f"t.ctid = {literal(tid)}::tid"
-        found = self._equal(f"{shown} AS shown, {self._columns('t')}", values_of_key)
+        names = [f"key._zd_k{n}" for n in range(len(self._keys()))]
+        found = self._equal(f"{shown} AS shown, {self._columns('t')}", names)
+        row = f"FROM ONLY {ident(*leaf)} AS t WHERE t.ctid = {literal(tid)}::tid"
+        own = f"t._zd_tid = {literal(tid)}::tid AND t._zd_table = {literal(ident(*leaf))}::regclass"
         message = literal(f"duplicate key value violates unique constraint {self.guard.name!r}: ")
         return (
-            f"SELECT {message} || ROW({', '.join(values_of_key)})::text || ' is the key of row ' || o.shown\n"
-            f"  FROM (SELECT {keys} FROM (SELECT {listed} FROM {self._table} AS t WHERE {own} OFFSET 0) AS n{counted}"
-            " OFFSET 0) AS key,\n"
-            f"  LATERAL (SELECT t.shown {found} AND t._zd_tid <> {literal(tid)}::tid LIMIT 1) AS o"
+            f"SELECT {message} || ROW({', '.join(names)})::text || ' is the key of row ' || o.shown\n"
+            f"  FROM (SELECT {keys} FROM (SELECT {listed} {row} OFFSET 0) AS n{counted} OFFSET 0) AS key,\n"
+            f"  LATERAL (SELECT t.shown {found} AND NOT ({own}) LIMIT 1) AS o"
         )
 
 
@@ -353,11 +352,12 @@ class KeyGuardSql(_Guard):
             f" WHERE {filled} AND NOT EXISTS (SELECT FROM {self.key.referenced} AS p WHERE {found})"
         )
 
-    def render_conflict(self, values: Mapping[str, str], tid: str) -> str:
+    def render_conflict(self, values: Mapping[str, str], leaf: tuple[str, str], tid: str) -> str:
         """Return the query for what one row lacks, as a sentence; no row if it lacks nothing.
 
         :param values: SQL over the row ``t`` for cells that are derived.
-        :param tid: where the row is.
+        :param leaf: the table that holds the row, by schema and name.
+        :param tid: where it is there.
         """
         listed = [values.get(cell) or f"t.{self._physical(cell)}" for cell in self.key.cells]
         names = [f"n.k{n}" for n in range(len(listed))]
@@ -369,7 +369,7 @@ class KeyGuardSql(_Guard):
         given = ", ".join(f"{value} AS k{n}" for n, value in enumerate(listed))
         return (
             f"SELECT {literal(message + key)} || ROW({', '.join(names)})::text\n"
-            f"  FROM (SELECT {given} FROM {self._table} AS t\n"
+            f"  FROM (SELECT {given} FROM ONLY {ident(*leaf)} AS t\n"
             f"         WHERE t.ctid = {literal(tid)}::tid OFFSET 0) AS n\n"
             f" WHERE {filled} AND {render_call(JOURNAL_SCHEMA, self.functions[2], names)} IS NOT TRUE"
         )
