@@ -52,6 +52,8 @@ _SETTLED_AT_ONCE = 50_000
 _SETTLING_ROUNDS = 5
 
 _TRIES = 3
+_BETWEEN_TRIES_S = 0.1
+_TRIED_AT_ONCE = 1000
 
 # Faults of the moment and of the server, which are no statement about the data.
 _NOT_THE_DATA = ("08", "25", "40", "53", "55", "57", "58", "XX")
@@ -211,14 +213,15 @@ class Backfill:
 
         :raises MigrationError: some rows cannot have it; names them and their errors.
         """
+        quarantined = quarantined_condition(flight, f"t.{ident(MARKER)}")
         with self._quiet():
             self._complete(flight)
-        quarantined = quarantined_condition(flight, f"t.{ident(MARKER)}")
-        for _ in range(_TRIES):
-            if not self._any(flight, quarantined):
-                return
-            # What was in the way may have gone, or another table's row have come.
-            self._execute(render_try_again(flight))
+            for _ in range(_TRIES if flight.levels[-1].guarded else 0):
+                if not self._any(flight, quarantined):
+                    return
+                # What was in the way of a row may have gone, or another table's row have come.
+                self._execute(render_try_again(flight, _TRIED_AT_ONCE))
+                time.sleep(_BETWEEN_TRIES_S)
         if not self._any(flight, quarantined):
             return
         with self.work.begin():
@@ -257,7 +260,8 @@ class Backfill:
     def _visit(self, flight: Flight, leaf: Mapping[str, Any]) -> None:
         cursor = BlockCursor(self.work, leaf, flight.levels[-1].generation)
         block = cursor.start()
-        size, vacuumed = _FIRST_RANGE_BLOCKS, block
+        # Where each row has to look for equal keys, a range of this size would take too long.
+        size, vacuumed = _FIRST_RANGE_BLOCKS // (8 if flight.levels[-1].guards else 1), block
         name = (leaf["schema"], leaf["name"])
         with self.progress.follow(f"backfill of {'.'.join(name)}", leaf["blocks"], block) as course:
             # One past the end: a relation that grows meanwhile grows by synchronised rows.

@@ -161,13 +161,17 @@ def render_remaining(flight: Flight, condition: str) -> str:
     return f"SELECT EXISTS (SELECT FROM {ident(flight.schema, flight.name)} AS t WHERE {condition})"
 
 
-def render_try_again(flight: Flight) -> str:
-    """Return the statement by which the trigger tries quarantined rows again, but for those that clients hold."""
+def render_try_again(flight: Flight, limit: int | None = None) -> str:
+    """Return the statement by which the trigger tries quarantined rows again, but for those that clients hold.
+
+    :param limit: how many of them; all by default.
+    """
+    most = "" if limit is None else f" LIMIT {limit}"
     table, marker = ident(flight.schema, flight.name), f"t.{ident(MARKER)}"
     return (
         f"UPDATE {table} AS t SET {ident(MARKER)} = {marker}\n"
         f" WHERE (t.tableoid, t.ctid) IN (SELECT t.tableoid, t.ctid FROM {table} AS t\n"
-        f"   WHERE {quarantined_condition(flight, marker)} FOR NO KEY UPDATE SKIP LOCKED)"
+        f"   WHERE {quarantined_condition(flight, marker)}{most} FOR NO KEY UPDATE SKIP LOCKED)"
     )
 
 
