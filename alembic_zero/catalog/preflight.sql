@@ -141,14 +141,14 @@ SELECT DISTINCT a.pid, x.gid AS prepared, COALESCE(a.application_name, x.owner, 
  ORDER BY 5 DESC, 1, 2
 
 -- name: foreign_view_owners
--- Tables of a schema whose views would have to belong to another role: before PostgreSQL 15, and over columns with
--- privileges of their own, a view has its owner's rights.
+-- Tables of a schema whose views would have to belong to a role that this one cannot act as: before PostgreSQL 15, and
+-- over columns with privileges of their own, a view has its owner's rights.
 SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles r ON r.rolname = current_user
- WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT r.rolsuper AND c.relowner <> r.oid
+ WHERE n.nspname = :schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND NOT pg_has_role(c.relowner, 'MEMBER')
    AND (current_setting('server_version_num')::int < 150000
-        OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped))
+        OR NOT c.relrowsecurity
+           AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped))
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY 1

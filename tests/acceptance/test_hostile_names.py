@@ -25,8 +25,8 @@ EXAMPLES = int(os.environ.get("ALEMBIC_ZERO_HOSTILE", "6"))
 
 FRAGMENTS = (
     "'", '"', "''", '""', "%", "%%", "%s", "%(a)s", "%I", "\\", "\\\\", "\\'", "$$", "$zd$", "$1", ":x", "::", "\\:y",
-    "{}", "{0}", "{a}", ";", "; DROP TABLE t; --", "--", "/*", "*/", "\n", "\t", "\r", " ", ".", ",", "(", ")", "[", "]",
-    "select", "user", "ORDER", "table", "NULL", "true", "é", "e\u0301", "ß", "日本語", "🦆", "\u202e", "\u00a0", "İ",
+    "{}", "{0}", "{a}", ";", "; DROP TABLE t; --", "--", "/*", "*/", "\n", "\t", "\r", " ", ".", ",", "(", ")", "[",
+    "]", "select", "user", "ORDER", "table", "NULL", "true", "é", "e\u0301", "ß", "日本語", "🦆", "\u202e", "\u00a0", "İ",
     "a", "B", "_", "0", "old", "new", "id", "t", "?", "!", "@", "#", "=", "<>", "|", "&", "~", "*", "`", "E'", "U&'",
 )  # fmt: skip
 SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid"}
@@ -143,8 +143,8 @@ def upgrade(h):
     op.zd_alter_column({h.table!r}, {h.a!r}, new_column_name={h.a2!r}, type_=sa.String(400), schema={h.schema!r},
         up={f"{q(h.a)} || {lit(h.texts[3])}"!r}, down={f"left({q(h.a2)}, length({q(h.a2)}) - {size})"!r})
     op.zd_alter_column({h.table!r}, {h.n!r}, new_column_name={h.n2!r}, type_=sa.BigInteger, schema={h.schema!r})
-    op.zd_add_column({h.table!r}, sa.Column({h.added!r}, sa.Text, server_default={h.texts[2]!r}, comment={h.texts[3]!r}),
-        schema={h.schema!r}, up={f"{q(h.table, h.gone)} || {lit(h.texts[1])}"!r})
+    added = sa.Column({h.added!r}, sa.Text, server_default={h.texts[2]!r}, comment={h.texts[3]!r})
+    op.zd_add_column({h.table!r}, added, schema={h.schema!r}, up={f"{q(h.table, h.gone)} || {lit(h.texts[1])}"!r})
     op.zd_drop_column({h.table!r}, {h.gone!r}, down={f"{q(h.added)} || {lit(h.texts[0])}"!r}, schema={h.schema!r})
     op.zd_alter_enum({h.enum!r}, {[one, three]!r}, up={{{two!r}: {three!r}}}, down={{{three!r}: {two!r}}},
         schema={h.schema!r})
@@ -195,7 +195,9 @@ class Client:
         self.connection.execute(f"INSERT INTO {self.table} ({self.columns}) VALUES ({places})".encode())
 
     def update(self, key, value):
-        self.connection.execute(f"UPDATE {self.table} SET {self.first} = {lit(value)} WHERE {self.key} = {key}".encode())
+        self.connection.execute(
+            f"UPDATE {self.table} SET {self.first} = {lit(value)} WHERE {self.key} = {key}".encode()
+        )
 
     def rows(self):
         return self.connection.execute(
@@ -263,7 +265,9 @@ def plain_dump(h, database, directory):
 
 
 def drop_role(server, name):
-    with psycopg.connect(host=server.host, port=server.port, user="postgres", dbname="postgres", autocommit=True) as one:
+    with psycopg.connect(
+        host=server.host, port=server.port, user="postgres", dbname="postgres", autocommit=True
+    ) as one:
         one.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
 
 

@@ -28,8 +28,10 @@ END $$;
 # Permissive and restrictive, for all or one command, for roles, by current_user and by a setting.
 SETUP = """
     CREATE TABLE notes (id integer PRIMARY KEY, team text, author name, body text, level integer);
-    INSERT INTO notes SELECT i, (ARRAY['red', 'blue'])[1 + i % 2], ('rls_' || (ARRAY['sales', 'audit', 'chief'])[1 + i % 3]),
-                             'note ' || i, i % 4 FROM generate_series(1, 24) AS i;
+    INSERT INTO notes
+    SELECT i, (ARRAY['red', 'blue'])[1 + i % 2], ('rls_' || (ARRAY['sales', 'audit', 'chief'])[1 + i % 3]), 'note ' || i,
+           i % 4
+      FROM generate_series(1, 24) AS i;
     GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO rls_sales, rls_audit, rls_chief, rls_bypass, rls_other;
     CREATE FUNCTION leaky(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001
         AS $$ BEGIN RAISE NOTICE 'saw %', $1; RETURN true; END $$;
@@ -73,7 +75,9 @@ def tried(database, relation, column):
         for team in ("", "red", "blue"):
             with database.connect(user=role) as connection:
                 leaked = []
-                connection.add_notice_handler(lambda notice, leaked=leaked: leaked.append(notice.message_primary.rstrip("!")))
+                connection.add_notice_handler(
+                    lambda notice, leaked=leaked: leaked.append(notice.message_primary.rstrip("!"))
+                )
                 connection.execute(f"SET app.team = '{team}'".encode())
                 for name, statement in STATEMENTS.items():
                     try:
@@ -112,7 +116,10 @@ def test_row_security__every_policy_role_and_command__that_of_the_table(database
 def test_row_security__policy_reads_a_column_in_flight__refused(database, tmp_path):
     """A policy goes with a column; one that a revision copies or drops must be changed first."""
     database.execute(MAKE_ROLES)
-    for upgrade in ('op.zd_drop_column("notes", "team")', 'op.zd_alter_column("notes", "level", type_=sa.BigInteger())'):
+    for upgrade in (
+        'op.zd_drop_column("notes", "team")',
+        'op.zd_alter_column("notes", "level", type_=sa.BigInteger())',
+    ):
         flight = Flight(Case("policies", SETUP, upgrade, "pass"), database, tmp_path / "project")
         refused = flight.project.run_in_process("upgrade", AFTER, check=False)
         assert refused.returncode == 2
@@ -168,7 +175,8 @@ def test_temporary_tables_of_a_client__do_not_change_what_runs_with_other_rights
             AS $$ BEGIN RETURN (SELECT k.label FROM kinds k WHERE k.id = $1); END $$;
         """,
         """
-        op.zd_add_column("t", sa.Column("a", sa.Text), up=alembic_zero.from_table("kinds", "label", "kinds.id = t.kind"))
+        label = alembic_zero.from_table("kinds", "label", "kinds.id = t.kind")
+        op.zd_add_column("t", sa.Column("a", sa.Text), up=label)
         op.zd_add_column("t", sa.Column("b", sa.Text), up="label_of(kind)")
         """,
         "pass",
