@@ -351,7 +351,6 @@ class Road:
         if workplace.read_state() != self._state:
             raise MigrationError("another command has changed what is in flight; run this one again", code="ZD303")
         executor = workplace.executor()
-        workplace.align_rights(executor, self._state)
         options = workplace.naming_options
         digest = digest_items(items, options)
         migration = self._state.unfinished
@@ -370,6 +369,7 @@ class Road:
         else:
             workplace.report(f"going on with revision {migration.revision!r}")
             workplace.commit()
+        workplace.align_rights(executor, self._state)
         assert migration.expand is not None  # noqa: S101 - every expanding migration has its plan
         executor.run(migration, migration.expand, f"alembic {self._command} {self._target}")
         self._published = partial(self._publish, migration)

@@ -26,8 +26,9 @@ EXAMPLES = int(os.environ.get("ALEMBIC_ZERO_HOSTILE", "6"))
 FRAGMENTS = (
     "'", '"', "''", '""', "%", "%%", "%s", "%(a)s", "%I", "\\", "\\\\", "\\'", "$$", "$zd$", "$1", ":x", "::", "\\:y",
     "{}", "{0}", "{a}", ";", "; DROP TABLE t; --", "--", "/*", "*/", "\n", "\t", "\r", " ", ".", ",", "(", ")", "[",
-    "]", "select", "user", "ORDER", "table", "NULL", "true", "é", "e\u0301", "ß", "日本語", "🦆", "\u202e", "\u00a0", "İ",
-    "a", "B", "_", "0", "old", "new", "id", "t", "?", "!", "@", "#", "=", "<>", "|", "&", "~", "*", "`", "E'", "U&'",
+    "]", "select", "user", "ORDER", "table", "NULL", "true", "é", "e\u0301", "ß", "日本語", "🦆", "\u202e", "İ",
+    "\u00a0", "a", "B", "_", "0", "old", "new", "id", "t", "?", "!", "@", "#", "=", "<>", "|", "&", "~", "*", "`", "E'",
+    "U&'",
 )  # fmt: skip
 SYSTEM_COLUMNS = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid", "oid"}
 
@@ -276,6 +277,8 @@ def is_clean(h):
     reserved = h.role.lower() in {"public", "none", "postgres"} or h.role.startswith("sec_")
     # SQLAlchemy takes a dot for the end of a database's name: plain Alembic, the oracle, cannot follow.
     taken = h.schema in {"public", "information_schema"} or (h.completes and "." in h.schema)
+    # docs/limits.md: nor does it put another schema in the place of one with brackets.
+    taken = taken or "[" in h.schema or "]" in h.schema
     return _distinct(labels(h)) and not reserved and not taken
 
 

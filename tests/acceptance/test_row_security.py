@@ -29,8 +29,8 @@ END $$;
 SETUP = """
     CREATE TABLE notes (id integer PRIMARY KEY, team text, author name, body text, level integer);
     INSERT INTO notes
-    SELECT i, (ARRAY['red', 'blue'])[1 + i % 2], ('rls_' || (ARRAY['sales', 'audit', 'chief'])[1 + i % 3]), 'note ' || i,
-           i % 4
+    SELECT i, (ARRAY['red', 'blue'])[1 + i % 2], ('rls_' || (ARRAY['sales', 'audit', 'chief'])[1 + i % 3]),
+           'note ' || i, i % 4
       FROM generate_series(1, 24) AS i;
     GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO rls_sales, rls_audit, rls_chief, rls_bypass, rls_other;
     CREATE FUNCTION leaky(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001
