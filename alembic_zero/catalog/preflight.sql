@@ -152,3 +152,20 @@ SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner
            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped))
    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY 1
+
+-- name: functions_of_clients
+-- Functions of users that functions of ours call with the rights of whoever writes to a table, and the roles with the
+-- right to write that may not execute them.
+SELECT DISTINCT f.oid::regprocedure::text AS function, CASE WHEN g.grantee <> 0 THEN pg_get_userbyid(g.grantee) ELSE 'public' END AS role
+  FROM pg_depend d
+  JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+  JOIN pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'alembic_zero'
+  JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid AND f.pronamespace <> n.oid
+ CROSS JOIN pg_class c
+ CROSS JOIN LATERAL (SELECT x.grantee FROM aclexplode(COALESCE(c.relacl, acldefault('r', c.relowner))) AS x
+                      WHERE x.privilege_type IN ('INSERT', 'UPDATE')
+                      UNION SELECT x.grantee FROM pg_attribute a, LATERAL aclexplode(a.attacl) AS x
+                      WHERE a.attrelid = c.oid AND x.privilege_type IN ('INSERT', 'UPDATE')) AS g
+ WHERE c.oid = :oid AND NOT p.prosecdef AND p.proname = ANY (CAST(:names AS text[]))
+   AND NOT has_function_privilege(CASE WHEN g.grantee = 0 THEN 'public'::name ELSE pg_get_userbyid(g.grantee) END, f.oid, 'EXECUTE')
+ ORDER BY 1, 2

@@ -44,7 +44,7 @@ def _queries() -> dict[str, str]:
     blocks = re.split(r"^-- name: (\w+)\n", source, flags=re.MULTILINE)[1:]
     # text() would take a cast or a regular expression's colon for a bind parameter.
     return {
-        name: re.sub(r"(?<!:):(?!:|oid\b|pid\b|schema\b|class\b|key\b|name\b)", r"\:", body)
+        name: re.sub(r"(?<!:):(?!:|oid\b|pid\b|schema\b|class\b|key\b|names?\b)", r"\:", body)
         for name, body in zip(blocks[::2], blocks[1::2], strict=True)
     }
 

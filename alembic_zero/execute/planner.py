@@ -21,7 +21,7 @@ from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_sch
 from alembic_zero.execute.preflight import check_rows
 from alembic_zero.execute.samples import Sample
 from alembic_zero.execute.sending import describe_error, send, send_all
-from alembic_zero.execute.survey import survey_plan, survey_rights
+from alembic_zero.execute.survey import survey_clients, survey_plan, survey_rights
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
 from alembic_zero.names import MARKER
 from alembic_zero.operations.base import ZdTableOperation
@@ -508,7 +508,10 @@ class Planner:
             # The rehearsal comes to it, with everything that the revision creates before.
             savepoint.rollback()
             return []
-        return list(Sample(connection, flight, self.preflight.sample_rows).findings())
+        return [
+            *survey_clients(connection, flight),
+            *Sample(connection, flight, self.preflight.sample_rows).findings(),
+        ]
 
     def _creations(self, items: Sequence[Item], group: Sequence[Flight]) -> list[Ordinary]:
         """Return what creates the tables of a group which are not there yet."""

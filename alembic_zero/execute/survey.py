@@ -56,6 +56,19 @@ def survey_plan(
     yield from _around(connection, tables, growths, options)
 
 
+def survey_clients(connection: Connection, flight: Flight) -> Iterator[Finding]:
+    """Yield what clients lack to have their rows derived.
+
+    :param connection: the newest level's functions are there, for the time of its transaction.
+    """
+    level = flight.levels[-1]
+    names = [e.function for e in (*flight.generated, *level.ups, *level.downs)]
+    names += [rule.function for rule in level.rules if rule.function]
+    rows = read_rows(connection, "functions_of_clients", oid=flight.relation, names=names)
+    pairs = [(row["function"], row["role"]) for row in rows]
+    yield from survey.find_client_rights(f"{flight.schema}.{flight.name}", pairs)
+
+
 def _table(connection: Connection, flight: Flight, facts: TableFacts, health: Health) -> Iterator[Finding]:
     yield from survey.find_table_rights(facts, health)
     for key in flight.levels[-1].foreign_keys:

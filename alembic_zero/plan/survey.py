@@ -61,6 +61,23 @@ def find_view_owner(schema: str, name: str, owner: str, rights: Rights) -> Findi
     )
 
 
+def find_client_rights(table: str, rows: Sequence[tuple[str, str]]) -> Iterator[Finding]:
+    """Yield a finding for each role that writes to a table and may not execute what its expressions call.
+
+    :param rows: function and role.
+    """
+    for function, role in rows:
+        name = "PUBLIC" if role == "public" else ident(role)
+        yield Finding(
+            Severity.ERROR,
+            "ZD219",
+            table,
+            f"up= or down= calls function {function}, which role {role!r} may not execute: what it writes would fail, "
+            "or be quarantined",
+            f"GRANT EXECUTE ON FUNCTION {function} TO {name}",
+        )
+
+
 def find_table_rights(facts: TableFacts, health: Health) -> Iterator[Finding]:
     """Yield a finding for each right on a table, or its schema, that a later step needs."""
     table = f"{facts.schema}.{facts.name}"

@@ -465,3 +465,114 @@ def test_columns__slots_of_dropped_ones_count__refused_or_warned_of(database, tm
     assert "warning ZD405: table public.t: 1,598 of 1,600" in project.run_in_process("zd-plan").stdout
     database.execute("ALTER TABLE t ADD one_more integer")
     _refused(project, database, "[ZD201]", "1,599 of 1,600", "needs 2")
+
+
+# -- publications of unusual tables, and what a failed upgrade leaves of them -----------------------
+
+RELATIONS = """
+    SELECT pubname, prrelid::regclass::text, prattrs::text
+      FROM pg_publication_rel r JOIN pg_publication p ON p.oid = prpubid
+"""
+
+
+def test_b14_partitioned_table__held_by_its_root_only(lists, database, tmp_path):
+    setup = """
+        CREATE TABLE t (id integer PRIMARY KEY, n integer) PARTITION BY RANGE (id);
+        CREATE TABLE low PARTITION OF t FOR VALUES FROM (0) TO (10);
+        INSERT INTO t SELECT n, n FROM generate_series(1, 9) AS n;
+        CREATE PUBLICATION p FOR TABLE t WITH (publish_via_partition_root);
+    """
+    project = _project(database, tmp_path, setup=setup)
+    before = database.fetch(RELATIONS)
+    project.run_in_process("upgrade", "r2")
+    assert database.fetch(RELATIONS) == [("p", "t", "1 2")]
+    project.run_in_process("zd-complete")
+    assert database.fetch(RELATIONS) == before
+    database.execute("ALTER PUBLICATION p SET (publish_via_partition_root = false)")
+    project.revision("r3", "r2", NUMBER.replace("Text", "Integer").replace("n::text", "n::integer", 1))
+    _refused_next(project, "publish_via_partition_root")
+    database.execute("DROP PUBLICATION p; CREATE PUBLICATION p FOR TABLE low")
+    _refused_next(project, "it names a partition")
+
+
+def _refused_next(project, word):
+    done = project.run_in_process("upgrade", "r3", check=False)
+    assert (done.returncode, "[ZD218]" in done.stdout, word in done.stdout) == (2, True, True), done.stdout
+
+
+def test_b14_generated_column__is_published_in_flight_as_before(lists, database, tmp_path):
+    """PostgreSQL publishes no generated column, unless (18) it is asked to; a column list could not name it before."""
+    generated = "ALTER TABLE t ADD g integer GENERATED ALWAYS AS (id * 2) STORED; CREATE PUBLICATION p FOR TABLE t"
+    project = _project(database, tmp_path, setup=SETUP + generated)
+    project.run_in_process("upgrade", "r2")
+    assert database.fetch(RELATIONS) == [("p", "t", "1 2 3")]
+    project.run_in_process("downgrade", "r1")
+    if database.server.version >= 18:
+        database.execute("ALTER PUBLICATION p SET (publish_generated_columns = stored)")
+        project.run_in_process("upgrade", "r2")
+        assert database.fetch(RELATIONS) == [("p", "t", "1 2 3 4")]
+        project.run_in_process("zd-complete")
+    assert database.fetch(RELATIONS) == [("p", "t", None)]
+
+
+def test_b14_upgrade_stops_half_way__rollback_takes_the_column_list_back(lists, database, tmp_path):
+    upgrade = """op.zd_alter_column("t", "name", type_=sa.Integer(), up="name::integer", down="name::text")"""
+    project = _project(database, tmp_path, upgrade, SETUP + "CREATE PUBLICATION p FOR TABLE t WHERE (id > 1)")
+    project.write_env(extra={"zd_sample_rows": 0})
+    assert "[ZD321]" in project.run_in_process("upgrade", "r2", check=False).stdout
+    assert database.fetch(RELATIONS) == [("p", "t", "1 2 3")]
+    project.run_in_process("downgrade", "r1")
+    assert database.fetch(RELATIONS) == [("p", "t", None)]
+    assert database.fetch("SELECT pg_get_expr(prqual, prrelid) FROM pg_publication_rel") == [("(id > 1)",)]
+
+
+def test_b14_published_table_is_renamed_and_dropped__as_plain_alembic_would(lists, database, tmp_path):
+    setup = SETUP + "CREATE TABLE o (id integer PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t, o"
+    upgrade = f"""
+        op.zd_rename_table("t", "u")
+        {NUMBER.replace('"t"', '"u"')}
+        op.zd_drop_table("o")
+    """
+    project = _project(database, tmp_path, upgrade, setup)
+    project.run_in_process("upgrade", "r2")
+    project.run_in_process("zd-complete")
+    assert database.fetch(RELATIONS) == [("p", "u", None)]
+
+
+# -- rights of clients ------------------------------------------------------------------------------
+
+
+def test_rights__client_may_not_execute_what_up_calls__the_grant_is_named(database, tmp_path):
+    """Else what it writes would be quarantined, row by row, and nobody would know why."""
+    _roles(database)
+    setup = (
+        SETUP
+        + """
+        CREATE FUNCTION twice(integer) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN $1 * 2; END';
+        REVOKE EXECUTE ON FUNCTION twice(integer) FROM PUBLIC;
+        GRANT SELECT, UPDATE ON t TO zd_table_owner; GRANT SELECT ON t TO zd_migrator;
+    """
+    )
+    upgrade = """op.zd_alter_column("t", "n", type_=sa.BigInteger(), up="twice(n)", down="(n / 2)::integer")"""
+    project = _project(database, tmp_path, upgrade, setup)
+    said = _refused(project, database, "[ZD219]", 'GRANT EXECUTE ON FUNCTION twice(integer) TO "zd_table_owner"')
+    assert "zd_migrator" not in said
+    database.execute("GRANT EXECUTE ON FUNCTION twice(integer) TO zd_table_owner")
+    project.run_in_process("upgrade", "r2")
+
+
+def test_rights__migrating_role_may_not_execute_what_up_calls__refused(database, tmp_path):
+    _roles(database)
+    setup = (
+        SETUP
+        + """
+        CREATE FUNCTION twice(integer) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN $1 * 2; END';
+        REVOKE EXECUTE ON FUNCTION twice(integer) FROM PUBLIC;
+        CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY);
+        ALTER TABLE t OWNER TO zd_migrator; ALTER TABLE alembic_version OWNER TO zd_migrator;
+        GRANT CREATE ON SCHEMA public TO zd_migrator;
+    """
+    )
+    upgrade = """op.zd_alter_column("t", "n", type_=sa.BigInteger(), up="twice(n)", down="(n / 2)::integer")"""
+    project = _project(database, tmp_path, upgrade, setup, user="zd_migrator")
+    _refused(project, database, "permission denied for function twice")
