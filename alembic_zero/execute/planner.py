@@ -19,7 +19,7 @@ from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, QUERY_CANCELED, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_schema
 from alembic_zero.execute.preflight import check_rows
-from alembic_zero.execute.samples import Sample
+from alembic_zero.execute.samples import RowSample, Sample
 from alembic_zero.execute.sending import describe_error, send, send_all
 from alembic_zero.execute.survey import survey_clients, survey_plan, survey_rights
 from alembic_zero.lens.lens import GENERATION_STRIDE, Cell, Flight
@@ -64,6 +64,7 @@ from alembic_zero.plan.publishing import held_publications
 from alembic_zero.plan.step import Kind, Lock, LockMode, Plan, Step
 from alembic_zero.plan.stored import StoredOperation, store_operations
 from alembic_zero.sql.enums import create_type, drop_type
+from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.quoting import ident
 
 if TYPE_CHECKING:
@@ -492,12 +493,23 @@ class Planner:
                 except RefusedError as error:
                     yield Finding.of_error(error)
             for flight in flights.values():
-                if not flight.created and (flight.schema, flight.name) not in self._created:
-                    with rolled_back(connection):
-                        yield from self._sample(connection, flight, prelude)
+                if flight.created or (flight.schema, flight.name) in self._created:
+                    continue
+                with rolled_back(connection):
+                    yield from self._sample(connection, flight, None, prelude)
+                for link in flight.levels[-1].links:
+                    if link.upward and link.columns:
+                        with rolled_back(connection):
+                            made = LinkSql(link, flight, flights[link.target.flight])
+                            yield from self._sample(connection, flight, made, prelude)
 
-    def _sample(self, connection: Connection, flight: Flight, prelude: Sequence[str]) -> list[Finding]:
-        """Return what a table's expressions make of some of its rows; nothing if they need what is not there yet."""
+    def _sample(
+        self, connection: Connection, flight: Flight, link: LinkSql | None, prelude: Sequence[str]
+    ) -> list[Finding]:
+        """Return what a table's expressions make of some of its rows; nothing if they need what is not there yet.
+
+        :param link: makes rows of another table of them; None for the table's own columns.
+        """
         self.rules.set_timeout(connection)
         savepoint = connection.begin_nested()
         try:
@@ -508,10 +520,10 @@ class Planner:
             # The rehearsal comes to it, with everything that the revision creates before.
             savepoint.rollback()
             return []
-        return [
-            *survey_clients(connection, flight),
-            *Sample(connection, flight, self.preflight.sample_rows).findings(),
-        ]
+        rows = self.preflight.sample_rows
+        if link is not None:
+            return list(RowSample(connection, flight, rows, link=link).findings())
+        return [*survey_clients(connection, flight), *Sample(connection, flight, rows).findings()]
 
     def _creations(self, items: Sequence[Item], group: Sequence[Flight]) -> list[Ordinary]:
         """Return what creates the tables of a group which are not there yet."""

@@ -17,6 +17,7 @@ from alembic_zero.execute.backfill import is_about_data
 from alembic_zero.execute.locks import sqlstate
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.plan.findings import Finding, Severity
+from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.samples import SampleSql, render_first, render_random
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from alembic_zero.lens.lens import Edge, Flight, Rule
+    from alembic_zero.sql.links import LinkSql
 
 _SHOWN = 3
 _TABLE_S = 5.0
@@ -61,7 +63,7 @@ class Sample:
 
     def findings(self) -> Iterator[Finding]:
         """Yield what the rows say: an error for ``up``, a warning for the way back."""
-        if not self._sql.ups or not self.rows:
+        if not self.rows or not self._has_work():
             return
         try:
             yield from self._try()
@@ -70,6 +72,9 @@ class Sample:
             yield self._finding(
                 Severity.NOTE, "ZD401", f"up= and down= were tried on {self._tried:,} rows, not more: {reason}"
             )
+
+    def _has_work(self) -> bool:
+        return bool(self._sql.ups)
 
     def _try(self) -> Iterator[Finding]:
         for statement in self._sql.create():
@@ -225,6 +230,44 @@ class Sample:
             raise _GivenUpError(f"{_TABLE_S:.0f} s are over")
         send(self.connection, f"SET LOCAL statement_timeout = {left_ms}")
         return send(self.connection, statement)
+
+
+@dataclass
+class RowSample(Sample):
+    """The trial of a link that makes a row of another table of each row."""
+
+    link: LinkSql | None = None
+
+    @property
+    def _link(self) -> LinkSql:
+        assert self.link is not None  # noqa: S101 - only because the fields before it have defaults
+        return self.link
+
+    def _has_work(self) -> bool:
+        return True
+
+    def _try(self) -> Iterator[Finding]:
+        target = self._link.target
+        spec = target.spec_at(len(target.levels))
+        filled = [(column, spec.column(column.column)) for column in self._link.link.columns]
+        columns = [
+            f"{ident(mapped.column)} {mapped.type}{' NOT NULL' if column and column.not_null else ''}"
+            for mapped, column in filled
+        ]
+        names = {mapped.column for mapped, _ in filled}
+        columns += [f"CONSTRAINT {ident(c.name)} {c.definition}" for c in spec.checks if names.issuperset(c.columns)]
+        self._send(f"CREATE TEMPORARY TABLE {ident(spec.name)} ({', '.join(columns)}) ON COMMIT DROP")
+        self._send("SET LOCAL transaction_read_only = on")
+        failures: list[str] = []
+        for leaf, tids in self._chosen():
+            found = self._failing(tids, lambda part, leaf=leaf: self._insert(spec.name, leaf, part))  # type: ignore[misc]
+            failures += [f"{self._name}={self._key(leaf, tid)}: {describe_error(error)}" for tid, error in found]
+            self._tried += len(tids)
+        if failures:
+            yield self._unfit([f"rows for {target.schema}.{spec.name}: {failures[0]}", *failures[1:]])
+
+    def _insert(self, table: str, leaf: tuple[str, str], tids: Sequence[str]) -> str:
+        return self._link.try_rows(ident("pg_temp", table), leaf, tids)
 
 
 def _short(value: str | None) -> str:

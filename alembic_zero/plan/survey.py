@@ -217,7 +217,8 @@ def estimate_growth(flight: Flight, health: Health) -> Growth:
     entries = health.rows * health.index_count * _ENTRY_BYTES
     rewritten = health.heap + added + health.rows * _ROW_OVERHEAD + entries
     return Growth(
-        least=int(health.heap * _HEAP_GROWTH + added + built),
+        # The VACUUM between ranges leaves indexes alone.
+        least=int(health.heap * _HEAP_GROWTH + health.indexes + added + built),
         most=int(health.heap + health.indexes + added + built),
         # Full-page images: every page once, at worst.
         wal=int(rewritten * _WAL_FACTOR + health.heap + health.indexes + built),

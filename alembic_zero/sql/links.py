@@ -309,6 +309,20 @@ class LinkSql:
         values = [f"_zd_m.{self._value_name(c)}" for c in columns]
         return f"SELECT {', '.join([*more, *values])} FROM {source} WHERE {' AND '.join(valid)}"
 
+    def try_rows(self, into: str, leaf: tuple[str, str], tids: Sequence[str]) -> str:
+        """Return the statement that derives rows of the target from some rows of the source, into another table.
+
+        That has a column for each mapped one. Cells that the source's own level derives are computed, too.
+        """
+        derived = frozenset(edge.target for edge in self.source.levels[-1].ups)
+        composer = self._composer(self.source, self._stored(self.source), derived)
+        listed = [f"{composer.value(cell)} AS {ident(name)}" for name, cell in self.link.source.inputs]
+        rows = (
+            f"(SELECT {', '.join(listed) or '1'} FROM ONLY {ident(*leaf)}\n"
+            f"    WHERE ctid = ANY ({literal(list(tids))}::tid[])) AS {ident(self.link.source.alias)}"
+        )
+        return f"INSERT INTO {into} {self._mapped(rows, self.link.columns)}"
+
     def _value_name(self, column: Mapped) -> str:
         # Not what a column of the source may be called: conditions may name it bare.
         return f"_zd_m{self.link.columns.index(column)}"

@@ -317,6 +317,8 @@ def test_upgrade__existing_row_does_not_fit__named_then_corrected_or_taken_back(
     rows = {"check": ", (3, 'nowhere')", "not_null": ", (3, NULL)", "unique": ", (3, 'a@x')"}[kind]
     case = _strict(kind, rows)
     flight = Flight(case, database, tmp_path / "project")
+    # Else it is found before anything changes: test_preflight.py.
+    flight.project.write_env(extra={"zd_sample_rows": 0}, metadata=case.metadata)
     failed = flight.project.run_in_process("upgrade", AFTER, check=False)
     assert failed.returncode == 1, _said(failed)
     for word in ("ZD321", "public.users", "(id)=(3)", _WRONG[kind][1]):

@@ -212,6 +212,29 @@ def test_samples__large_table__some_rows_of_random_blocks_in_bounded_time(databa
     assert 500 < tried <= 1000
 
 
+@pytest.mark.parametrize(
+    ("mapping", "word"),
+    [
+        ("t.name", "too long"),
+        ("nullif(left(t.name, 3), 'Bob')", "null value"),
+        ("left(t.name, 3)", "no_bob"),
+        ("left((1 / (t.id - 5))::text, 1)", "division by zero"),
+    ],
+    ids=["type", "not_null", "check", "error"],
+)
+def test_samples__rows_of_another_table__refused_by_the_sources_key(mapping, word, database, tmp_path):
+    upgrade = f"""
+        op.zd_create_table("u", sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("s", sa.String(3), sa.CheckConstraint("s <> 'Bob'", name="no_bob"), nullable=False),
+            up=alembic_zero.from_table("t", {{"id": "t.id", "s": {mapping!r}}}))
+    """
+    setup = SETUP.replace("Ann Lee", "Ann") + "UPDATE t SET name = 'Bob Lee' WHERE id = 5"
+    project = _project(database, tmp_path, upgrade, setup)
+    _refused(project, database, "[ZD214]", "table public.t", "rows for public.u: (id)=(5)", word)
+    database.execute("DELETE FROM t WHERE id = 5")
+    project.run_in_process("upgrade", "r2")
+
+
 def test_samples__switched_off__rows_are_met_by_the_backfill(database, tmp_path):
     upgrade = """op.zd_alter_column("t", "name", type_=sa.Integer(), up="name::integer", down="name::text")"""
     project = _project(database, tmp_path, upgrade)
