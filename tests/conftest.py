@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_spread(item: pytest.Item) -> bool:
     spread = _parameter(item, "outcome") in SPREAD_OUTCOMES or item.get_closest_marker("one_server") is not None
-    return spread and _version(item) is not None
+    return spread and _version(item) in requested_versions()
 
 
 def _chosen(item: pytest.Item, versions: Sequence[int]) -> int:
