@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all test-slow test-hostile test-servers traffic locks clean
+.PHONY: demo test test-all test-slow test-hostile test-servers traffic locks crash clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python -m example_project
@@ -48,6 +48,11 @@ traffic: $(VENV)/.installed-test
 # The locks of every scenario of every suite, and every kind of long transaction against every kind of change.
 locks: $(VENV)/.installed-test
 	ALEMBIC_ZERO_LOCKS=1 $(BIN)/python -m pytest -s tests/acceptance/test_locks.py -k "every_transaction or long_transaction"
+
+# Every command of every scenario, disturbed at each of its steps in each way: many hours. A part of it:
+# make crash ALEMBIC_ZERO_CRASH_PART=3/8 ALEMBIC_ZERO_CRASH_KIND=kill (see tests/crash/test_every_step.py).
+crash: $(VENV)/.installed-test
+	ALEMBIC_ZERO_CRASH=1 $(BIN)/python -m pytest -n 2 tests/crash
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'

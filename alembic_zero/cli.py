@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from alembic import util
 
 from alembic_zero import commands
-from alembic_zero.errors import ZeroError
+from alembic_zero.errors import NEXT_COMMAND, ZeroError
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -109,11 +109,23 @@ def _guard(function: Callable[..., Any]) -> Callable[..., Any]:
         except ZeroError as error:
             _exit(config, str(error), error)
         except OperationalError as error:
-            if not is_ours:
+            # On a lost connection env.py's own ROLLBACK fails, too: what was raised before says more.
+            cause = _first_of_ours(error)
+            if cause is not None:
+                _exit(config, str(cause), cause)
+            next_command = config.attributes.get(NEXT_COMMAND)
+            if not is_ours and next_command is None:
                 raise
-            _exit(config, _describe_outage(error), error)
+            _exit(config, _describe_outage(error, next_command), error)
 
     return guarded
+
+
+def _first_of_ours(error: BaseException | None) -> ZeroError | None:
+    """Return our error during whose handling *error* was raised, if there is one."""
+    while error is not None and not isinstance(error, ZeroError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _exit(config: Config, message: str, error: Exception) -> NoReturn:
@@ -133,9 +145,10 @@ def _exit(config: Config, message: str, error: Exception) -> NoReturn:
     raise AssertionError  # util.err always exits
 
 
-def _describe_outage(error: Exception) -> str:
+def _describe_outage(error: Exception, next_command: str | None) -> str:
     """Return in one line why PostgreSQL could not be reached, or was lost."""
     cause = getattr(error, "orig", None) or error
     reached = getattr(error, "statement", None) is not None
     problem = "the database failed" if reached else "cannot connect to the database"
-    return f"[ZD103] {problem}: {' '.join(str(cause).split())}"
+    line = f"[ZD103] {problem}: {' '.join(str(cause).split())}"
+    return f"{line}; finished steps are recorded, clients go on working; next: {next_command}" if next_command else line

@@ -69,8 +69,10 @@ class Completion:
             plan = self._begin(executor, target)
         try:
             executor.run(target, plan, f"alembic zd-complete {target.revision}")
-        except MigrationError:
-            self._abandon(executor, target, plan)
+        except MigrationError as error:
+            # Without the command lock, which may be gone with a connection, another command may have gone on with it.
+            if error.code != "ZD304" and not getattr(error.__cause__, "connection_invalidated", False):
+                self._abandon(executor, target, plan)
             raise
         with executor.work.begin():
             workplace.journal.set_state(executor.work, target.id, "current", ["contracting"])
@@ -83,7 +85,7 @@ class Completion:
             rows = self._workplace.journal.read_steps(executor.work, target.id)
         if is_forward_only(plan, rows):
             return
-        inverse = [text for step in plan.steps for text in step.inverse if not step.forward_only]
+        inverse = inverse_of_contract(plan)
         executor.run_alone("abandon the contract", inverse)
         with executor.work.begin():
             self._workplace.journal.set_state(executor.work, target.id, "live", ["contracting"])
@@ -189,6 +191,7 @@ class Completion:
             publisher = self._workplace.publisher(self._state.flights, connection)
             gone = self._gone(target)
             tombs = [text for m in gone for text in publisher.tomb_functions(m.revision, m.schemas, target.revision)]
+            untombs = [text for m in gone for text in publisher.drop_tomb_functions(m.revision, m.schemas)]
             handled: dict[str, list[str]] = {}
             swaps = [self._swap(connection, f, target, handled, executor.server.version) for f in self._flights(target)]
             for swap in swaps:
@@ -202,7 +205,8 @@ class Completion:
             if not swap.is_dropped:
                 steps += plan_validation(swap.flight, swap.level, source)
         if tombs:
-            steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), forward_only=True))
+            # Nobody calls them yet: there still is a way back.
+            steps.append(Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs), inverse=tuple(untombs)))
         # Rows of a table that goes are not kept in step once it is untied: nobody may be bound by them then.
         steps += [step for swap in swaps if swap.is_dropped for step in severing[swap.flight.id]]
         kept = [swap.flight.id for swap in swaps if not swap.is_dropped]
@@ -307,6 +311,11 @@ class Completion:
 
 def _extras(migration: Migration) -> Extras:
     return Extras.from_json(migration.extras) if migration.extras else Extras()
+
+
+def inverse_of_contract(plan: Plan) -> list[str]:
+    """Return the statements that take back what a contract has done before its first forward-only step."""
+    return [text for step in plan.steps for text in step.inverse if not step.forward_only]
 
 
 def is_forward_only(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> bool:

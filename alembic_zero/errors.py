@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Key in the ``attributes`` of Alembic's Config: what to run again if a stock command of ours loses the database.
+NEXT_COMMAND = "alembic_zero.next_command"
+
 
 class ZeroError(Exception):
     """Base of every error raised by alembic_zero.

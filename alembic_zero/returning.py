@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import qualified_names, read_live_foreign_keys, read_publications, read_rows
-from alembic_zero.execute.planner import Extras
+from alembic_zero.completing import inverse_of_contract
 from alembic_zero.names import base_revision
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
@@ -92,12 +92,25 @@ class Rollback:
             buried = publisher.bury(
                 migration.revision, migration.schemas, migration.from_revision, handled, migration.id
             )
-        steps = [Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs))] if tombs else []
+        steps = self._abandoned_contract(migration, source)
+        steps += [Step("tombstone functions", Kind.TRANSACTION, source, tuple(tombs))] if tombs else []
         steps += tables
         if buried:
             steps.append(Step(f"version {migration.revision}", Kind.TRANSACTION, source, tuple(buried)))
         steps += self._custom(connection, migration, source)
         return Plan("rollback", tuple(steps))
+
+    @staticmethod
+    def _abandoned_contract(migration: Migration, source: str) -> list[Step]:
+        """Return the step that takes back what a contract has done that has not swapped over any table."""
+        if migration.state != "contracting" or migration.finish is None:
+            return []
+        undone = [step for step in migration.finish.steps if step.inverse and not step.forward_only]
+        locks = {lock.relation: lock for step in undone for lock in step.locks}
+        statements = tuple(inverse_of_contract(migration.finish))
+        if not statements:
+            return []
+        return [Step("abandon the contract", Kind.TRANSACTION, source, statements, tuple(locks.values()))]
 
     def _views(
         self, connection: Any, migration: Migration, flight: Flight, handled: dict[str, list[str]]
@@ -114,22 +127,38 @@ class Rollback:
     def _custom(self, connection: Any, migration: Migration, source: str) -> Iterator[Step]:
         """Yield the steps that undo what the revision's own and ordinary operations did."""
         with connection.begin():
-            done = {
-                r["position"]
-                for r in self._workplace.journal.read_steps(connection, migration.id)
-                if r["phase"] == "expand" and r["finished_at"]
-            }
+            rows = self._workplace.journal.read_steps(connection, migration.id)
+        rows = [row for row in rows if row["phase"] == "expand"]
+        begun, done = {row["position"] for row in rows}, {row["position"] for row in rows if row["finished_at"]}
         steps = migration.expand.steps if migration.expand else ()
-        executed = [s for position, s in enumerate(steps) if position in done]
-        extras = Extras.from_json(migration.extras) if migration.extras else Extras()
-        if extras.has_text:
-            for text in self._texts_of_downgrade(migration):
-                yield Step(f"rollback SQL: {text[:60]}", Kind.TRANSACTION, source, (text,))
+        # What is no transaction may have happened although its end is not recorded.
+        executed = [
+            step
+            for position, step in enumerate(steps)
+            if position in (done if step.kind == Kind.TRANSACTION else begun)
+        ]
+        if any(step.is_text for step in executed):
+            yield from self._undo_texts(migration, steps, executed, source)
         for step in reversed(executed):
             # Dropping a table that references others locks those, too.
             locks = tuple(replace(lock, mode=LockMode.ACCESS_EXCLUSIVE) for lock in step.locks)
             for text in step.inverse:
                 yield Step(f"undo: {step.name[:60]}", Kind.TRANSACTION, source, (text,), locks)
+
+    def _undo_texts(
+        self, migration: Migration, steps: Sequence[Step], executed: Sequence[Step], source: str
+    ) -> Iterator[Step]:
+        """Yield the steps that undo the revision's own SQL text.
+
+        As many texts as there are is taken for each undoing one, the last one first: then what has not been
+        executed is not undone.
+        """
+        texts = self._texts_of_downgrade(migration)
+        missing = sum(step.is_text for step in steps) - sum(step.is_text for step in executed)
+        if len(texts) == sum(step.is_text for step in steps):
+            texts = texts[missing:]
+        for text in texts:
+            yield Step(f"rollback SQL: {text[:60]}", Kind.TRANSACTION, source, (text,))
 
     def _texts_of_downgrade(self, migration: Migration) -> list[str]:
         """Return the plain SQL of the revisions' opposite functions: what ``op.execute`` did, it undoes."""

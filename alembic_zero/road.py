@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alembic_zero import reporting
 from alembic_zero.completing import is_forward_only
+from alembic_zero.errors import NEXT_COMMAND
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Extras, Planner, digest_items
 from alembic_zero.heads import heads_after, parts_of, steps_to, version_name
@@ -144,6 +145,8 @@ class Road:
         self._started = False
         self._target = version_name(heads_after(workplace.context, heads, steps))
         self._current = version_name(heads)
+        if state.migrations and workplace.context.config is not None:
+            workplace.context.config.attributes[NEXT_COMMAND] = f"alembic {command} {self._target}"
 
     def walk(self) -> Iterator[Any]:
         """Yield the steps to Alembic, having done, or doing inside them, what they stand for."""
@@ -170,7 +173,7 @@ class Road:
             return None
         unfinished = self._state.unfinished
         names = [m.from_revision for m in flying]
-        if unfinished is not None and unfinished.state == "contracting" and self._has_swapped(unfinished):
+        if unfinished is not None and self._has_swapped(unfinished):
             return None
         backwards = self._command == "downgrade" or bool(self._steps)
         if not backwards or self._target not in names:
@@ -180,9 +183,14 @@ class Road:
         if not self._steps and unfinished is None:
             return None
         ended = flying[names.index(self._target) :]
+        if unfinished is not None and unfinished not in ended:
+            return None
         return Rollback(self._workplace, self._state, ended)
 
     def _has_swapped(self, migration: Migration) -> bool:
+        """Return whether a contract has taken something from the old version: then there is only forwards."""
+        if migration.state != "contracting":
+            return False
         assert migration.finish is not None  # noqa: S101 - a contract has its plan
         rows = self._workplace.journal.read_steps(self._workplace.connection, migration.id)
         return is_forward_only(migration.finish, rows)
@@ -229,8 +237,14 @@ class Road:
             "contracting": f"alembic zd-complete {unfinished.revision}",
             "rolling back": f"alembic downgrade {unfinished.from_revision}",
         }
+        swapped = (
+            ": the old version has lost a table already, there is no way back any more"
+            if self._has_swapped(unfinished)
+            else ""
+        )
         raise RefusedError(
-            f"revision {unfinished.revision!r} is {unfinished.state} and has to be finished first; nothing was changed",
+            f"revision {unfinished.revision!r} is {unfinished.state} and has to be finished first{swapped}; "
+            "nothing was changed",
             code="ZD251",
             revision=unfinished.revision,
             next_command=commands[unfinished.state],

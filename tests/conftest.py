@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,6 +67,19 @@ def _version(item: pytest.Item) -> int | None:
 def _parameter(item: pytest.Item, name: str) -> Any:
     callspec = getattr(item, "callspec", None)
     return callspec.params.get(name) if callspec else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the killing tests have counted, whichever process ran them."""
+    counts: Counter[str] = Counter()
+    for report in [r for outcome in ("passed", "failed") for r in terminalreporter.getreports(outcome)]:
+        for name, value in report.user_properties:
+            if name == "crash":
+                counts.update(json.loads(value))
+    if counts:
+        terminalreporter.section("killed at steps")
+        for what, number in sorted(counts.items()):
+            terminalreporter.write_line(f"{number:8} {what}")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

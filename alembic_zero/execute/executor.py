@@ -182,8 +182,10 @@ class Executor:
         try:
             for statement in step.statements:
                 self._run_bare(step, statement)
-        except DBAPIError:
-            send(self.bare, drop)
+        except DBAPIError as error:
+            # With the connection gone, the next run finds what is left.
+            if not error.connection_invalidated:
+                send(self.bare, drop)
             raise
 
 

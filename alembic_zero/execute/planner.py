@@ -705,7 +705,8 @@ class Planner:
         known = operation.kind in ("create_table", "comment")
         cost = "metadata only" if known else "cost unknown"
         return Step(name, kind, item.describe(), (operation.text,), self._referenced(operation),
-                    inverse=operation.inverse, lock_mode="locks as the statement takes", cost=cost)  # fmt: skip
+                    inverse=operation.inverse, lock_mode="locks as the statement takes", cost=cost,
+                    is_text=operation.kind == "sql")  # fmt: skip
 
     def _referenced(self, operation: Ordinary) -> tuple[Lock, ...]:
         """Return the locks that a new table's foreign keys take on tables that are there already."""

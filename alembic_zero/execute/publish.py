@@ -19,6 +19,7 @@ from alembic_zero.sql.views import (
     ViewColumn,
     inner_name,
     render_bury,
+    render_drop_tomb_functions,
     render_prune,
     render_schema,
     render_tomb_functions,
@@ -186,6 +187,14 @@ class Publisher:
             text
             for schema in self._existing(revision, schemas)
             for text in render_tomb_functions(self.view_schema(revision, schema), revision, successor)
+        ]
+
+    def drop_tomb_functions(self, revision: str, schemas: Sequence[str]) -> list[str]:
+        """Return the statements that remove those functions again, as long as no tombstone calls them."""
+        return [
+            text
+            for schema in self._existing(revision, schemas)
+            for text in render_drop_tomb_functions(self.view_schema(revision, schema))
         ]
 
     def bury(

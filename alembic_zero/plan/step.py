@@ -61,6 +61,7 @@ class Step(PlainData):
     :param link: name of the link along which a FILL step makes rows.
     :param states: the same for further tables of the step, by flight.
     :param forward_only: once it is done there is no way back.
+    :param is_text: it is SQL text of the revision's own, which only the revision's opposite function can undo.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Step(PlainData):
     states: tuple[tuple[int, str], ...] = ()
     link: str | None = None
     forward_only: bool = False
+    is_text: bool = False
 
     def digest(self) -> str:
         """Return a digest of what the step does."""

@@ -280,6 +280,11 @@ def render_tomb_functions(view_schema: str, revision: str, successor: str) -> li
     ]
 
 
+def render_drop_tomb_functions(view_schema: str) -> list[str]:
+    """Return the statements that remove the functions of a tombstone."""
+    return [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}()" for name in _tomb_names(view_schema)]
+
+
 def tomb_table(view_schema: str, name: str) -> str:
     """Return the name of the empty table behind a tombstone view."""
     return internal_name("tomb", view_schema, name)
@@ -323,11 +328,9 @@ def render_bury(view_schema: str, revision: str, successor: str) -> list[str]:
 
 def render_prune(view_schema: str, views: Sequence[str]) -> list[str]:
     """Return the statements that remove a tombstone, never CASCADE over what is not ours."""
-    read, write = _tomb_names(view_schema)
     return [
         *(f"DROP VIEW IF EXISTS {ident(view_schema, name)}" for name in views),
         *(f"DROP TABLE IF EXISTS {ident(JOURNAL_SCHEMA, tomb_table(view_schema, name))}" for name in views),
-        f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, read)}()",
-        f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, write)}()",
+        *render_drop_tomb_functions(view_schema),
         f"DROP SCHEMA IF EXISTS {ident(view_schema)}",
     ]

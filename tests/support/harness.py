@@ -281,14 +281,18 @@ class Flight:
         """Return the version schema of *revision* for the case's tables."""
         return version_schema(revision, self.case.schema)
 
-    def contents(self, schema: str) -> dict[str, list[str]]:
-        """Return every row of every table or view in *schema*, as text, columns in order of their names."""
+    def contents(self, schema: str, *, without: str = "") -> dict[str, list[str]]:
+        """Return every row of every table or view in *schema*, as text, columns in order of their names.
+
+        :param without: a column to leave out.
+        """
         tables: dict[str, list[str]] = {}
         for table, columns in self.database.fetch(
             "SELECT quote_ident(relname), string_agg(quote_ident(attname), ', ' ORDER BY attname)"
             " FROM pg_attribute JOIN pg_class c ON c.oid = attrelid"
             f" WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'v', 'p') AND attnum > 0"
-            " AND NOT attisdropped AND relname <> 'alembic_version' GROUP BY relname ORDER BY relname"
+            f" AND NOT attisdropped AND attname <> '{without}'"
+            " AND relname <> 'alembic_version' GROUP BY relname ORDER BY relname"
         ):
             rows = self.database.fetch(f"SELECT ROW({columns})::text FROM {schema}.{table} ORDER BY 1")
             tables[f"{table}({columns})"] = [row for (row,) in rows]

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 import alembic_zero
 from alembic_zero import cli, commands
-from alembic_zero.errors import PinError
+from alembic_zero.errors import NEXT_COMMAND, PinError
 from alembic_zero.operations.errors import MigrationError, RefusedError
 
 ENV = """
@@ -252,3 +252,40 @@ def test_install__twice__commands_once():
     cli.install(Line)
     assert Line.run_cmd is before
     assert "zd-init" in Line().subparsers.choices
+
+
+def test_connection_lost__env_cannot_even_roll_back__our_error_is_shown(project, capsys):
+    """SQLAlchemy's error of the ROLLBACK comes last; ours came before it and says more."""
+    (project.path / "env.py").write_text(
+        """
+from sqlalchemy.exc import OperationalError
+from alembic_zero.operations.errors import MigrationError
+try:
+    raise MigrationError("the backfill broke", code="ZD900")
+finally:
+    raise OperationalError("ROLLBACK", None, Exception("the connection is lost"))
+"""
+    )
+    with pytest.raises(SystemExit) as exit_:
+        project.run("upgrade", "head")
+    assert exit_.value.code == 1
+    assert " ".join(capsys.readouterr().out.split()) == "FAILED: [ZD900] the backfill broke"
+
+
+def test_connection_lost__stock_command_of_ours__one_line_with_the_next_command(project, capsys):
+    (project.path / "env.py").write_text(
+        f"""
+from alembic import context
+from sqlalchemy.exc import OperationalError
+context.config.attributes[{NEXT_COMMAND!r}] = "alembic upgrade two"
+raise OperationalError("COMMIT", None, Exception("the connection is lost"))
+"""
+    )
+    with pytest.raises(SystemExit) as exit_:
+        project.run("upgrade", "head")
+    assert exit_.value.code == 1
+    output = " ".join(capsys.readouterr().out.split())
+    assert output == (
+        "FAILED: [ZD103] the database failed: the connection is lost; finished steps are recorded, "
+        "clients go on working; next: alembic upgrade two"
+    )
