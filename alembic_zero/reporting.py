@@ -50,6 +50,8 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
     status: dict[str, Any] = {
         "revision": version_name(heads),
         "phase": _phase(state),
+        "command": workplace.other_command(),
+        "blockers": [blocker.describe() for blocker in workplace.blockers()],
         "versions": [
             {
                 "revision": m.revision,
@@ -162,6 +164,9 @@ def print_status(context: MigrationContext, status: dict[str, Any], *, as_json: 
 
 def _status_lines(status: dict[str, Any]) -> Iterable[str]:
     yield f"revision {status['revision']}, phase: {status['phase']}"
+    if status["command"]:
+        yield f"a command is running: {status['command']}"
+    yield from (f"it waits for {blocker}" for blocker in status["blockers"])
     for version in status["versions"]:
         yield f"version {version['revision']}: {version['state']}, {version['clients']} clients"
         if version["state"] != "current":

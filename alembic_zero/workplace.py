@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_server
-from alembic_zero.execute.blockers import Witness
+from alembic_zero.execute.blockers import Blocker, Witness
 from alembic_zero.execute.clients import ClientWatch
 from alembic_zero.execute.command_lock import CommandLock
 from alembic_zero.execute.executor import Executor, open_bare
@@ -163,6 +163,10 @@ class Workplace:
     def other_command(self) -> str | None:
         """Return which other command is at work on this project, None if there is none."""
         return None if self._lock.is_held else self._lock.holder(self.connection)
+
+    def blockers(self) -> list[Blocker]:
+        """Return whom the other command waits for at this moment."""
+        return self._lock.blockers(self.connection)
 
     def rules(self, deadlock_timeout_ms: int) -> LockRules:
         """Return the lock rules."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
+from alembic_zero.execute.blockers import read_blockers
 from alembic_zero.execute.session import autocommit
 from alembic_zero.operations.errors import MigrationError, RefusedError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from alembic_zero.execute.blockers import Blocker
     from alembic_zero.execute.session import Sessions
 
 # Advisory locks of two integers, the second one from the project: whose database has locks with
@@ -99,6 +101,12 @@ class CommandLock:
             if rows:
                 return _describe(rows, orphaned=orphaned)
         return None
+
+    def blockers(self, connection: Connection) -> list[Blocker]:
+        """Return whom the sessions of the command that holds the lock wait for at this moment."""
+        rows = read_rows(connection, "advisory_holders", **self._key(COMMAND_CLASS))
+        pids = [one["pid"] for row in rows for one in row["busy"] or () if one["state"] == "active"]
+        return [blocker for pid in pids for blocker in read_blockers(connection, pid)]
 
     def _key(self, lock_class: int) -> dict[str, Any]:
         return {"class": lock_class, "key": self.project}

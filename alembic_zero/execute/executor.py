@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import Backfill
 from alembic_zero.execute.fill import Fill
+from alembic_zero.execute.locks import DEADLOCK_DETECTED, sqlstate
 from alembic_zero.execute.sending import describe_error, send, send_all
 from alembic_zero.execute.session import autocommit
 from alembic_zero.operations.errors import LockTimeoutError, MigrationError
@@ -179,14 +180,20 @@ class Executor:
         drop = f"DROP INDEX CONCURRENTLY IF EXISTS {ident(schema, name)}"
         if rows:
             self._run_bare(step, drop)
-        try:
-            for statement in step.statements:
-                self._run_bare(step, statement)
-        except DBAPIError as error:
-            # With the connection gone, the next run finds what is left.
-            if not error.connection_invalidated:
-                send(self.bare, drop)
-            raise
+        deadline = self.rules.clock() + self.rules.budget_s
+        while True:
+            try:
+                for statement in step.statements:
+                    self._run_bare(step, statement)
+            except DBAPIError as error:
+                # With the connection gone, the next run finds what is left.
+                if not error.connection_invalidated:
+                    send(self.bare, drop)
+                # Two builds on one table may wait for each other; PostgreSQL ends one of them.
+                if sqlstate(error) != DEADLOCK_DETECTED or self.rules.clock() > deadline:
+                    raise
+            else:
+                return
 
 
 def open_bare(sessions: Sessions) -> Connection:

@@ -114,6 +114,9 @@ def test_two_completions_at_once__one_waits_and_finds_nothing_left_to_do(flight)
         wait_for_line(first, "waiting for locks")
         second = flight.project.start("zd-complete")
         wait_for_line(second, "another command is running")
+        # Between two tries it waits for nobody.
+        wait_until(lambda: "it waits for pid" in flight.run("zd-status").stdout, "the blocker in zd-status")
+        assert f"alembic_zero zd-complete {os.uname().nodename}:{first.pid}" in flight.run("zd-status").stdout
     end(first)
     assert "nothing to complete" in end(second)
     assert steps(flight) == []
