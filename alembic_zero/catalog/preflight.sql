@@ -169,3 +169,15 @@ SELECT DISTINCT f.oid::regprocedure::text AS function, CASE WHEN g.grantee <> 0 
  WHERE c.oid = :oid AND NOT p.prosecdef AND p.proname = ANY (CAST(:names AS text[]))
    AND NOT has_function_privilege(CASE WHEN g.grantee = 0 THEN 'public'::name ELSE pg_get_userbyid(g.grantee) END, f.oid, 'EXECUTE')
  ORDER BY 1, 2
+
+-- name: path_writers
+-- Schemas on the search_path in which roles that this one does not trust anyway may create objects.
+SELECT n.nspname AS schema, string_agg(DISTINCT COALESCE(r.rolname, 'PUBLIC'), ', ' ORDER BY COALESCE(r.rolname, 'PUBLIC')) AS roles
+  FROM pg_namespace n
+ CROSS JOIN LATERAL aclexplode(COALESCE(n.nspacl, acldefault('n', n.nspowner))) AS x
+  LEFT JOIN pg_roles r ON r.oid = x.grantee
+  JOIN pg_roles own ON own.rolname = current_user
+ WHERE n.nspname = ANY (current_schemas(false)) AND x.privilege_type = 'CREATE' AND x.grantee NOT IN (n.nspowner, own.oid)
+   AND (r.oid IS NULL OR NOT r.rolsuper AND (own.rolsuper OR NOT pg_has_role(r.oid, 'MEMBER')))
+ GROUP BY n.nspname
+ ORDER BY 1

@@ -45,6 +45,8 @@ def survey_plan(
     """
     everything = [row["name"] for row in read_rows(connection, "publications_of_all")]
     yield from find_published_all(everything, options.publications)
+    for row in read_rows(connection, "path_writers"):
+        yield survey.find_path_writers(row["schema"], row["roles"])
     growths = []
     for flight, facts in tables:
         if flight.created:

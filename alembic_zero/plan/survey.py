@@ -49,6 +49,18 @@ def find_versions_of_others(rights: Rights, versions: Sequence[str]) -> Iterator
             yield _missing(None, f"ALTER SCHEMA {ident(schema)} OWNER TO {ident(rights.role)}, and its views likewise")
 
 
+def find_path_writers(schema: str, roles: str) -> Finding:
+    """Return the finding that others could put something in the way of names that the migration looks up."""
+    return Finding(
+        Severity.WARNING,
+        "ZD410",
+        None,
+        f"{roles} may create functions and operators in schema {schema}, on the migration's search_path: they could "
+        "run with the migration's rights",
+        f"REVOKE CREATE ON SCHEMA {ident(schema)} FROM {roles}, or take it off the search_path of env.py's connection",
+    )
+
+
 def find_view_owner(schema: str, name: str, owner: str, rights: Rights) -> Finding:
     """Return the finding that a view over a table cannot be given to the table's owner, whose rights it must have."""
     return Finding(

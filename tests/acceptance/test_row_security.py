@@ -188,3 +188,14 @@ def test_temporary_tables_of_a_client__do_not_change_what_runs_with_other_rights
         client.connection.execute("INSERT INTO kinds VALUES (1, 'false')")
         client.connection.execute("INSERT INTO t VALUES (2, 1)")
     assert database.fetch("SELECT a, b FROM zd_r2.t WHERE id = 2") == [("true", "true")]
+
+
+def test_schema_on_the_path_is_open_to_others__warned_of(database, tmp_path):
+    add = 'op.zd_add_column("t", sa.Column("b", sa.Text), up="name")'
+    case = Case("open", "CREATE TABLE t (id integer PRIMARY KEY, name text)", add, "pass")
+    flight = Flight(case, database, tmp_path / "project")
+    assert "ZD410" not in flight.run("zd-plan").stdout
+    database.execute("GRANT CREATE ON SCHEMA public TO PUBLIC, zd_app")
+    planned = flight.run("zd-plan").stdout
+    assert "ZD410" in planned
+    assert "PUBLIC, zd_app" in planned
