@@ -523,7 +523,8 @@ class Planner:
         rows = self.preflight.sample_rows
         if link is not None:
             return list(RowSample(connection, flight, rows, link=link).findings())
-        return [*survey_clients(connection, flight), *Sample(connection, flight, rows).findings()]
+        filled = frozenset(self._drafts[flight.id].bare_not_nulls)
+        return [*survey_clients(connection, flight), *Sample(connection, flight, rows, filled).findings()]
 
     def _creations(self, items: Sequence[Item], group: Sequence[Flight]) -> list[Ordinary]:
         """Return what creates the tables of a group which are not there yet."""

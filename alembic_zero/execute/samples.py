@@ -46,11 +46,13 @@ class Sample:
 
     :param connection: in a transaction that will be rolled back, in which the level's functions are there.
     :param rows: how many to try.
+    :param filled: cells that all rows have been searched for NULL already.
     """
 
     connection: Connection
     flight: Flight
     rows: int
+    filled: frozenset[str] = frozenset()
     clock: Callable[[], float] = time.monotonic
     _tried: int = 0
     _deadline: float = field(init=False)
@@ -59,7 +61,7 @@ class Sample:
     def __post_init__(self) -> None:
         self._deadline = self.clock() + _TABLE_S
         keys = [row["name"] for row in read_rows(self.connection, "key_columns", oid=self.flight.relation)]
-        self._sql = SampleSql(self.flight, keys)
+        self._sql = SampleSql(self.flight, keys, self.filled)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what the rows say: an error for ``up``, a warning for the way back."""

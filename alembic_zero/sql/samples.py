@@ -49,10 +49,12 @@ class SampleSql:
     """Statements for the newest level of a table.
 
     :param keys: the primary key's columns.
+    :param filled: cells in which no row is NULL, as is known already.
     """
 
     flight: Flight
     keys: Sequence[str]
+    filled: frozenset[str] = frozenset()
 
     # -- what can be tried ----------------------------------------------------------------
 
@@ -68,7 +70,10 @@ class SampleSql:
     def rules(self) -> list[Rule]:
         """The level's rules over such columns and those that are there."""
         unknown = self._unknown(self.flight.levels[-1].ups)
-        return [r for r in self.flight.levels[-1].rules if not unknown & set(r.cells)]
+        return [r for r in self.flight.levels[-1].rules if not unknown & set(r.cells) and not self._holds(r)]
+
+    def _holds(self, rule: Rule) -> bool:
+        return rule.check is None and self.flight.cell(rule.cells[0]).source in self.filled
 
     @cached_property
     def downs(self) -> list[Edge]:
