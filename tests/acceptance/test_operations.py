@@ -927,6 +927,7 @@ def _change_of(column: str) -> Case:
     return Case(
         f"type_of_{column}",
         setup=EVERYTHING,
+        since=15,
         upgrade=f'op.zd_alter_column("everything", "{column}", type_={type_})',
         plain=f'op.alter_column("everything", "{column}", type_={type_.split(", down=")[0]})',
         downgrade=f'op.zd_alter_column("everything", "{column}", type_={back})' if column in FAITHFUL else "",
@@ -964,6 +965,7 @@ def _change_of(column: str) -> Case:
 EVERYTHING_AT_ONCE = Case(
     "every_type_at_once",
     setup=EVERYTHING,
+    since=15,
     upgrade="\n".join(
         f'op.zd_alter_column("everything", "{column}", type_={type_})' for column, (type_, _) in TYPE_CHANGES.items()
     ),

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import psycopg
+import pytest
 
 from alembic_zero import version_schema
 from tests.support.project import AlembicProject
@@ -117,6 +118,7 @@ class Case:
     :param schema: schema of the tables.
     :param metadata: source for env.py that sets ``target_metadata``.
     :param probes: whether ``SET c = c`` on every column may be tried through both versions.
+    :param since: the first server version that has what *setup* asks for.
     :param outcomes: what to run; ``reverse`` only if there is a *downgrade*.
     """
 
@@ -135,6 +137,7 @@ class Case:
     schema: str = "public"
     metadata: str = "target_metadata = None"
     probes: bool = True
+    since: int = 14
     outcomes: tuple[str, ...] = ("complete", "rollback", "reverse", "direct")
 
     def __str__(self) -> str:
@@ -195,6 +198,8 @@ class Flight:
     """A case on its way: a database at revision r1, adopted, with the case as revision r2."""
 
     def __init__(self, case: Case, database: Database, directory: Path, *, init: bool = True) -> None:
+        if database.server.version < case.since:
+            pytest.skip(f"what the case sets up came with PostgreSQL {case.since}")
         self.case = case
         self.database = database
         database.execute(_ROLE)
