@@ -18,7 +18,7 @@ from alembic_zero.execute.following import Following
 from alembic_zero.execute.linked_trial import LinkedTrial
 from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, QUERY_CANCELED, sqlstate
 from alembic_zero.execute.plain_ddl import TRIAL_SCHEMA, render_plain, trial_schema
-from alembic_zero.execute.preflight import check_rows
+from alembic_zero.execute.preflight import check_derived_keys, check_rows
 from alembic_zero.execute.samples import RowSample, Sample
 from alembic_zero.execute.sending import describe_error, send, send_all
 from alembic_zero.execute.survey import survey_clients, survey_plan, survey_rights
@@ -523,6 +523,10 @@ class Planner:
         rows = self.preflight.sample_rows
         if link is not None:
             return list(RowSample(connection, flight, rows, link=link).findings())
+        try:
+            check_derived_keys(connection, flight)
+        except RefusedError as error:
+            return [Finding.of_error(error)]
         filled = frozenset(self._drafts[flight.id].bare_not_nulls)
         return [*survey_clients(connection, flight), *Sample(connection, flight, rows, filled).findings()]
 

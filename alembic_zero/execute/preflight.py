@@ -8,10 +8,16 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.locks import sqlstate
+from alembic_zero.execute.quarantine import read_key
 from alembic_zero.execute.sending import describe_error, send
+from alembic_zero.lens.compose import Composer
+from alembic_zero.names import JOURNAL_SCHEMA, MARKER
 from alembic_zero.operations.errors import RefusedError
+from alembic_zero.sql.functions import render_call
+from alembic_zero.sql.guards import key_guards, unique_guards
+from alembic_zero.sql.markers import todo_condition
 from alembic_zero.sql.preflight import SHOWN_ROWS, render_offending, render_repeated, row_key
-from alembic_zero.sql.quoting import ident
+from alembic_zero.sql.quoting import ident, literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,6 +43,60 @@ def check_rows(connection: Connection, flight: Flight, demands: Iterable[Demand]
             rows = _offending(connection, flight, demand, keys)
         if rows:
             raise _refuse(flight, demand, _listed(rows, keys))
+
+
+def check_derived_keys(connection: Connection, flight: Flight) -> None:
+    """Look for rows whose derived values break a UNIQUE or foreign key on them; ACCESS SHARE is the only lock.
+
+    :param connection: in a transaction in which the newest level's functions are there, and no column of it.
+    :raises RefusedError: code ZD213, there are such rows; names up to ten.
+    """
+    level = flight.levels[-1]
+    before = flight.without_levels(len(flight.levels) - 1)
+    skipped = todo_condition(before, f"t.{ident(MARKER)}") if before.has_marker else None
+    name, shown = read_key(connection, flight)
+    named = f"{literal(name)} || '=' || {shown}"
+    values = _derived_values(flight)
+    for guard in [one for one in unique_guards(flight) if one.level is level]:
+        query = guard.render_repeated(values, named, skipped)
+        _check(connection, flight, query, f"rows would be equal where {guard.guard.name!r} is to be unique")
+    for key in key_guards(flight, [level]):
+        problem = f"rows would have no match in {key.key.referenced}, for foreign key {key.key.foreign_key.name!r}"
+        _check(connection, flight, key.render_orphans(values, named, skipped), problem)
+
+
+def _derived_values(flight: Flight) -> dict[str, str]:
+    """Return what the newest level will derive, as SQL over ``t``."""
+    level = flight.levels[-1]
+    composer = Composer(
+        flight,
+        level.ups,
+        lambda function, arguments: render_call(JOURNAL_SCHEMA, function, arguments),
+        lambda cell: f"t.{ident(str(flight.cell(cell).physical))}",
+        frozenset(edge.target for edge in level.ups),
+    )
+    return {edge.target: composer.apply(edge) for edge in level.ups if not edge.linked}
+
+
+def _check(connection: Connection, flight: Flight, query: str, problem: str) -> None:
+    savepoint = connection.begin_nested()
+    try:
+        rows = send(connection, query).all()
+    except DBAPIError:
+        # What an expression makes of a single row is looked at elsewhere, and some of it is not there yet.
+        savepoint.rollback()
+        return
+    if not rows:
+        return
+    label = f"{flight.schema}.{flight.name}"
+    listed = ", ".join(f"{key} with {value}" for key, value in rows) + (", ..." if len(rows) == SHOWN_ROWS else "")
+    raise RefusedError(
+        f"revision {flight.levels[-1].revision!r}, table {label}: {problem}: {listed}; nothing was changed: correct "
+        "those rows, or change up=",
+        code="ZD213",
+        revision=flight.levels[-1].revision,
+        table=label,
+    )
 
 
 def _offending(connection: Connection, flight: Flight, demand: Demand, keys: Sequence[str]) -> list[Sequence[str]]:

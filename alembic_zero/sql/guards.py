@@ -21,6 +21,7 @@ from alembic_zero.sql.ddl import close_function, revoke_from_all
 from alembic_zero.sql.functions import render_call
 from alembic_zero.sql.markers import done_condition, eq, ge, le, lt
 from alembic_zero.sql.patience import render_plpgsql
+from alembic_zero.sql.preflight import SHOWN_ROWS
 from alembic_zero.sql.quoting import ident, literal
 
 if TYPE_CHECKING:
@@ -225,6 +226,32 @@ class UniqueGuardSql(_Guard):
             self._trigger("todo", "UPDATE", f"NOT {done} AND {changed}"),
         ]
 
+    def render_repeated(self, values: Mapping[str, str], shown: str, skipped: str | None) -> str:
+        """Return the query for some rows whose keys are equal, by name and key; before there is anything of ours.
+
+        :param values: SQL over the row ``t`` for cells that are derived.
+        :param shown: SQL over ``t`` that names a row, as text.
+        :param skipped: SQL that is true for rows that do not count.
+        """
+        listed = ", ".join(
+            f"{values.get(cell) or f't.{self._physical(cell)}'} AS {ident(name)}" for name, cell in self.guard.inputs
+        )
+        names = [f"_zd_k{n}" for n in range(len(self.guard.keys))]
+        keys = ", ".join(f"{key} AS {name}" for key, name in zip(self._keys(), names, strict=True))
+        rest = f" WHERE NOT ({skipped})" if skipped else ""
+        counted = f" WHERE {self.guard.predicate}" if self.guard.predicate else ""
+        filled = " AND ".join(f"{name} IS NOT NULL" for name in names)
+        pairs = zip(names, self.guard.equals, strict=True)
+        same = " AND ".join(f"k.{name} {operator} d.{name}" for name, operator in pairs)
+        return (
+            f"WITH keyed AS (SELECT n._zd_row, {keys} FROM (SELECT {shown} AS _zd_row, {listed}\n"
+            f"    FROM {self._table} AS t{rest} OFFSET 0) AS n{counted}),\n"
+            f"repeated AS (SELECT {', '.join(names)} FROM keyed WHERE {filled} GROUP BY {', '.join(names)}\n"
+            f"             HAVING count(*) > 1 LIMIT {SHOWN_ROWS})\n"
+            f"SELECT k._zd_row, ROW({', '.join(f'k.{name}' for name in names)})::text\n"
+            f"  FROM keyed AS k JOIN repeated AS d ON {same} ORDER BY 2, 1 LIMIT {SHOWN_ROWS}"
+        )
+
     def render_conflict(self, values: Mapping[str, str], shown: str, leaf: tuple[str, str], tid: str) -> str:
         """Return the query for what is in the way of one row, as a sentence; no row if nothing is.
 
@@ -340,6 +367,28 @@ class KeyGuardSql(_Guard):
         """Return the condition that an older version has written a row which references something."""
         filled = " AND ".join(f"NEW.{self._physical(cell)} IS NOT NULL" for cell in self.key.cells)
         return f"{filled} AND {lt(self._writer(), str(self._index))}"
+
+    def render_orphans(self, values: Mapping[str, str], shown: str, skipped: str | None) -> str:
+        """Return the query for some rows whose referenced row is missing, by name and key.
+
+        :param values: SQL over the row ``t`` for cells that are derived.
+        :param shown: SQL over ``t`` that names a row, as text.
+        :param skipped: SQL that is true for rows that do not count.
+        """
+        names = [f"_zd_k{n}" for n in range(len(self.key.cells))]
+        listed = ", ".join(
+            f"{values.get(cell) or f't.{self._physical(cell)}'} AS {name}"
+            for cell, name in zip(self.key.cells, names, strict=True)
+        )
+        pairs = zip(self.key.physical_keys, names, strict=True)
+        found = " AND ".join(f"p.{ident(column)} = n.{name}" for column, name in pairs)
+        filled = " AND ".join(f"n.{name} IS NOT NULL" for name in names)
+        rest = f" WHERE NOT ({skipped})" if skipped else ""
+        return (
+            f"SELECT n._zd_row, ROW({', '.join(f'n.{name}' for name in names)})::text\n"
+            f"  FROM (SELECT {shown} AS _zd_row, {listed} FROM {self._table} AS t{rest} OFFSET 0) AS n\n"
+            f" WHERE {filled} AND NOT EXISTS (SELECT FROM {self.key.referenced} AS p WHERE {found}) LIMIT {SHOWN_ROWS}"
+        )
 
     def render_settle(self) -> str:
         """Return the statement that quarantines rows from before the trigger whose referenced row is missing."""
