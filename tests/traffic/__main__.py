@@ -1,8 +1,8 @@
 """Hours of traffic: ``python -m tests.traffic``, which ``make traffic`` runs.
 
 ALEMBIC_ZERO_TRAFFIC says how long, as words like ``seconds=3600 statements=5000000``; those are the defaults, and
-whichever is reached first ends the run after the scenario that it is in. ``only=s03`` chooses scenarios by the
-beginning of their names, ``size=small`` the size that ``make test`` has (``tiny`` is smaller), ``turns=2`` ends the
+whichever is reached first ends the run after the scenario that it is in. ``only=s03,s1`` chooses scenarios by the
+beginnings of their names, ``size=small`` the size that ``make test`` has (``tiny`` is smaller), ``turns=2`` ends the
 run when every scenario has been run so often. ALEMBIC_ZERO_TEST_SERVERS chooses servers, as for the tests.
 """
 
@@ -57,7 +57,7 @@ class Limits:
 
 def journeys(limits: Limits) -> Iterator[tuple[int, str, Outcome]]:
     """Yield server, scenario and outcome, complete and rollback in turns, every server in turns."""
-    names = [name for name in CASES if name.startswith(limits.only)]
+    names = [name for name in CASES if name.startswith(tuple(limits.only.split(",")))]
     for turn in itertools.count() if limits.turns is None else range(limits.turns):
         for number, name in enumerate(names):
             server = limits.servers[(turn // len(OUTCOMES) + number) % len(limits.servers)]

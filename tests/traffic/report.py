@@ -118,6 +118,7 @@ class Waits:
 class Run:
     """One scenario with one outcome: what it came to.
 
+    :param repeated: commands that got no lock within their budget and were run again, as their error says.
     :param problems: what is wrong beside clients' failures and lost writes; each must go away.
     """
 
@@ -126,6 +127,7 @@ class Run:
     tally: Tally = field(default_factory=Tally)
     waits: Waits = field(default_factory=Waits)
     phases: dict[str, float] = field(default_factory=dict)
+    repeated: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -139,12 +141,14 @@ class Run:
         self.waits.merge(other.waits)
         for phase, seconds in other.phases.items():
             self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+        self.repeated += other.repeated
         self.problems += other.problems
 
     def render(self) -> str:
         """Return the report of this run."""
         tally, latencies = self.tally, self.tally.latencies
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.phases.items())
+        phases += f"; {self.repeated} commands run again for want of a lock" if self.repeated else ""
         lines = [
             (
                 f"{'ok ' if self.ok else 'BAD'} {self.name}: {tally.statements:,} statements in {self.seconds:.0f} s, "
