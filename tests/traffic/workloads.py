@@ -46,7 +46,7 @@ SERIES = "generate_series({first}, {last}) AS g"
 def _differ(table: str, condition: str, *, key: str = "id", new_table: str = "", new_key: str = "") -> str:
     """Return a query for rows that only one version has, or that do not meet *condition* on ``o`` and ``n``."""
     return (
-        f"SELECT to_jsonb(o), to_jsonb(n) FROM {{old}}.{table} AS o FULL JOIN {{new}}.{new_table or table} AS n"
+        f"SELECT to_jsonb(o.*), to_jsonb(n.*) FROM {{old}}.{table} AS o FULL JOIN {{new}}.{new_table or table} AS n"
         f" ON o.{key} = n.{new_key or key} WHERE o.{key} IS NULL OR n.{new_key or key} IS NULL"
         f" OR ({condition}) IS NOT TRUE"
     )
@@ -75,7 +75,7 @@ S01 = Workload(
     agree=(
         _differ("users", "o.hits = n.hits"),
         """
-        SELECT to_jsonb(o), to_jsonb(n) FROM {old}.users AS o FULL JOIN {new}.account_users AS n ON n.user_id = o.id
+        SELECT to_jsonb(o.*), to_jsonb(n.*) FROM {old}.users AS o FULL JOIN {new}.account_users AS n ON n.user_id = o.id
          WHERE o.id IS NULL OR o.account_id IS DISTINCT FROM n.account_id
             OR (n.user_id IS NOT NULL AND o.account_role IS DISTINCT FROM n.role)
         """,
@@ -186,7 +186,7 @@ S05_DUPLICATE = Workload(
         _differ("users", "o.email = n.email AND o.hits = n.hits AND o.name IS NOT DISTINCT FROM n.name"),
         _differ("profiles", "o.bio IS NOT DISTINCT FROM n.bio AND o.user_id = n.user_id"),
         (
-            "SELECT to_jsonb(u), to_jsonb(p) FROM {old}.users u JOIN {new}.profiles p ON p.user_id = u.id"
+            "SELECT to_jsonb(u.*), to_jsonb(p.*) FROM {old}.users u JOIN {new}.profiles p ON p.user_id = u.id"
             " WHERE (p.email = u.email OR p.email LIKE 'new %') IS NOT TRUE"
         ),
     ),
@@ -207,7 +207,7 @@ S05_MOVE = Workload(
         _differ("users", "o.hits = n.hits AND o.name IS NOT DISTINCT FROM n.name"),
         _differ("profiles", "o.bio IS NOT DISTINCT FROM n.bio AND o.user_id = n.user_id"),
         (
-            "SELECT to_jsonb(u), to_jsonb(p) FROM {old}.users u JOIN {new}.profiles p ON p.user_id = u.id"
+            "SELECT to_jsonb(u.*), to_jsonb(p.*) FROM {old}.users u JOIN {new}.profiles p ON p.user_id = u.id"
             " WHERE u.id > 3 AND u.email IS DISTINCT FROM p.email"
         ),
     ),
@@ -227,7 +227,7 @@ S06 = Workload(
         _differ("users", "o.email IS NOT DISTINCT FROM n.email AND o.hits = n.hits"),
         # What follows from an old client's row is there, whatever new clients add.
         (
-            "SELECT to_jsonb(u), to_jsonb(p) FROM {old}.users u LEFT JOIN {new}.profiles p ON p.user_id = u.id"
+            "SELECT to_jsonb(u.*), to_jsonb(p.*) FROM {old}.users u LEFT JOIN {new}.profiles p ON p.user_id = u.id"
             " WHERE (u.email LIKE 'new %' OR p.user_email LIKE 'new %'"
             " OR (p.user_id IS NOT NULL AND u.email IS NOT DISTINCT FROM p.user_email)) IS NOT TRUE"
         ),
