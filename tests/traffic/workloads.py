@@ -407,12 +407,12 @@ def _enum(old: tuple[str, ...], new: tuple[str, ...], condition: str) -> Workloa
 S10_ENUM_ADD = _enum(
     ("sad", "ok"),
     ("sad", "ok", "happy"),
-    "o.mood::text = CASE n.mood::text WHEN 'happy' THEN 'ok' ELSE n.mood::text END",
+    "o.mood::text IS NOT DISTINCT FROM CASE n.mood::text WHEN 'happy' THEN 'ok' ELSE n.mood::text END",
 )
 S10_ENUM_RENAME = _enum(
     ("sad", "ok"),
     ("it's bad", "ok"),
-    "n.mood::text = CASE o.mood::text WHEN 'sad' THEN 'it''s bad' ELSE o.mood::text END",
+    "n.mood::text IS NOT DISTINCT FROM CASE o.mood::text WHEN 'sad' THEN 'it''s bad' ELSE o.mood::text END",
 )
 
 # -- S11, S13, S14, S15, keys -----------------------------------------------------------------------------
