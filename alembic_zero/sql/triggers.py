@@ -508,6 +508,9 @@ class SyncTrigger:
         return [Carry(self.flight, level, link, self.base) for level in self.levels for link in level.links]
 
     def _key_guards(self) -> list[KeyGuardSql]:
+        if self.flight.backfilled_generation() is None:
+            # Untied: what was derived came from another table, and its writers have ended.
+            return []
         return key_guards(self.flight, self.flight.levels[:-1] if self.fresh else None)
 
     def _owed(self) -> list[Owed]:
