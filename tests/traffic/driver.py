@@ -61,7 +61,8 @@ class Size:
 TINY = Size(rows=2_000, phase_s=0.3, disturbances=disturbances.Size(0.5, 1.0), threads=1, think_s=0.15, catalog=False)
 # What "make test" has time for.
 SMALL = Size(rows=12_000, phase_s=0.5, disturbances=disturbances.Size(3.0, 3.0), think_s=0.15)
-FULL = Size(rows=100_000, phase_s=5.0, disturbances=disturbances.Size(10.0, 4.0), threads=2)
+# Clients that never pause would leave no moment without a lock, at which alone a strong one can be had.
+FULL = Size(rows=100_000, phase_s=5.0, disturbances=disturbances.Size(10.0, 5.0), threads=2, think_s=0.05)
 SIZES = {"tiny": TINY, "small": SMALL, "full": FULL}
 
 
