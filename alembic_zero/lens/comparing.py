@@ -109,10 +109,16 @@ def demands_of(flight: Flight, number: int, blind: Iterable[str]) -> list[Demand
     """
     ups, downs = (arrows_of(flight, number, upward=upward) for upward in (True, False))
     writers = writers_at(flight, number)
-    return _demands(Direction(ups, writers.below), Direction(downs, writers.above), frozenset(blind))
+    return demands_between(Direction(ups, writers.below), Direction(downs, writers.above), frozenset(blind))
 
 
-def _demands(upper: Direction, lower: Direction, blind: frozenset[str]) -> list[Demand]:
+def demands_between(upper: Direction, lower: Direction, blind: frozenset[str]) -> list[Demand]:
+    """Return what must hold between two sides.
+
+    :param upper: what follows from older versions' writes.
+    :param lower: what follows from newer versions' writes.
+    :param blind: functions whose result is another one each time.
+    """
     return [
         Demand(arrow, _excuses(arrow, own, other, blind))
         for own, other in ((upper, lower), (lower, upper))
@@ -185,7 +191,7 @@ class Tied:
         :param blind: functions whose result is another one each time.
         """
         upper, lower = (Direction(self._arrows(upward=up), self._writes(below=up)) for up in (True, False))
-        return _demands(upper, lower, frozenset(blind))
+        return demands_between(upper, lower, frozenset(blind))
 
     def _writes(self, *, below: bool) -> frozenset[str]:
         found = set()

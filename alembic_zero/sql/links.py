@@ -428,7 +428,9 @@ class LinkSql:
 
     def _put(self, width: int) -> str:
         """Arguments: the row as it is, as it was, and whether all columns count as changed."""
-        every = f"${2 * width + 1}"
+        # Where there was no row before, the place may be taken by one of which this row has written nothing.
+        before = f"({self._mapped(self._given(self.link.source, width + 1), self._key_columns())}) AS o"
+        every = f"(${2 * width + 1} OR NOT EXISTS (SELECT FROM {before}))"
         others = [c for c in self.link.columns if c.cell not in self.link.key]
         values = [
             f"CASE WHEN {every} OR {self._changed(c, width + 1, 1)} THEN excluded.{self._physical(c.cell)} "

@@ -218,6 +218,24 @@ def test_zd_verify__rows_follow_across_tables__corrupted_ones_found(database: Da
     }
 
 
+def test_zd_verify__old_client_comes_to_a_row_of_a_new_one__that_has_all_of_its_values(
+    database: Database, tmp_path: Path
+) -> None:
+    """What it wrote while there was no row to carry it to is carried when there is one."""
+    flight = Flight(MEMBERS, database, tmp_path / "project")
+    flight.run("upgrade", AFTER)
+    with flight.clients() as clients:
+        clients["old"].connection.execute("UPDATE users SET account_id = NULL WHERE id = 5")
+        clients["new"].connection.execute("INSERT INTO account_users VALUES (3, 5, 'Own'), (4, 5, 'Other')")
+        clients["old"].connection.execute("UPDATE users SET account_id = NULL WHERE id = 5")
+        clients["old"].connection.execute("UPDATE users SET account_role = 'mine' WHERE id = 5")
+        clients["old"].connection.execute("UPDATE users SET account_id = 4 WHERE id = 5")
+        query = "SELECT role FROM account_users WHERE user_id = 5 ORDER BY account_id"
+        assert clients["new"].fetch(query)[-1] == ("MINE",)
+    said = verify(flight)
+    assert said["consistent"], said["findings"]
+
+
 def test_zd_verify__column_follows_across_tables__corrupted_ones_found(database: Database, tmp_path: Path) -> None:
     flight = Flight(MOVED, database, tmp_path / "project")
     flight.run("upgrade", AFTER)

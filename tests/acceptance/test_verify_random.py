@@ -6,6 +6,7 @@ how many random corruptions of each kind there are.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
@@ -200,7 +201,11 @@ LIVE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("case", "table", "writes", "corruption", "expected", "where"), LIVE, ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(
+    ("case", "table", "writes", "corruption", "expected", "where"),
+    LIVE,
+    ids=lambda v: v.name if isinstance(v, Case) else "",
+)
 def test_zd_verify__clients_write_all_the_time__corrupted_rows_and_no_other(
     case: Case, table: str, writes: dict[str, Sequence[str]], corruption: list[str], expected: set[str], where: str,
     database: Database, tmp_path: Path,
@@ -213,7 +218,7 @@ def test_zd_verify__clients_write_all_the_time__corrupted_rows_and_no_other(
         end, looks = time.monotonic() + SECONDS, 0
         while time.monotonic() < end or not looks:
             said = verify(flight)
-            assert {f["key"] for f in said["findings"]} == expected, said["findings"]
+            assert {f["key"] for f in said["findings"]} == expected, json.dumps(said["findings"], indent=1)
             looks += 1
     print(f"{case}: {looks} looks during {writers.statements} statements")
     assert writers.failures == []
