@@ -102,8 +102,6 @@ class Repairer:
 
     def mend_pair(self, linked: Linked, stray: Stray) -> None:
         """Let a row of one table follow from that of another again."""
-        if stray.held:
-            return
         link = linked.link
         back = _back(linked)
         if link.cell:

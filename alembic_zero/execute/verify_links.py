@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from alembic_zero.lens.lens import Flight
     from alembic_zero.lens.link import Link
 
-# Who gives way to another session's row has his write carried by that one, when its client commits.
 _SECOND_LOOK_S = 0.3
 
 
@@ -36,13 +35,14 @@ class Stray:
 
     :param other: the ctid of the row at the other end, if there is one.
     :param failed: which demands of the link it fails; none if not even that can be computed.
-    :param held: whether a transaction that has not ended holds one of the two.
+    :param oldest: the oldest transaction that had not ended when it was seen; *next* the next one to begin.
     """
 
     tid: str
     other: str | None
     failed: tuple[int, ...] = ()
-    held: bool = False
+    oldest: int = 0
+    next: int = 0
     error: str | None = None
 
 
@@ -141,19 +141,34 @@ class LinkVerifier:
             self._range(linked, first, end, found)
 
     def _range(self, linked: Linked, first: int, end: int, found: Verification) -> None:
-        strays = self._look(linked, first, end)
+        strays = self._settled(linked, self._look(linked, first, end))
+        self._list(linked, strays, found)
+        if self.verifier.repairer is not None:
+            for stray in strays:
+                self.verifier.repairer.mend_pair(linked, stray)
+
+    def _settled(self, linked: Linked, strays: Sequence[Stray]) -> list[Stray]:
+        """Return the rows that nobody was about to carry when they were seen first.
+
+        Who has to give way leaves it to the other session to carry, in that one's transaction. So a pair of rows is
+        wrong for good if neither has changed when all transactions of that moment have ended.
+        """
+        waiting = {(stray.tid, stray.other): stray.next for stray in strays}
         deadline = time.monotonic() + self.verifier.rules.budget_s
-        while strays:
+        settled: list[Stray] = []
+        while waiting:
             time.sleep(_SECOND_LOOK_S)
-            # In the snapshot of this look, nothing that was under way at the first one is left, but for what is held.
-            seen = [stray for one in strays for stray in self._look_again(linked, one)]
-            if not any(stray.held for stray in seen) or time.monotonic() > deadline:
-                self._list(linked, seen, found)
-                if self.verifier.repairer is not None:
-                    for stray in seen:
-                        self.verifier.repairer.mend_pair(linked, stray)
-                return
-            strays = seen
+            left = {}
+            for tid, _ in waiting:
+                for stray in self._look_again(linked, Stray(tid, None)):
+                    place = (stray.tid, stray.other)
+                    since = waiting.get(place, stray.next)
+                    if stray.error is not None or stray.oldest >= since or time.monotonic() > deadline:
+                        settled.append(stray)
+                    else:
+                        left[place] = since
+            waiting = left
+        return settled
 
     def _look(self, linked: Linked, first: int, end: int) -> list[Stray]:
         def look() -> list[Stray]:
@@ -215,8 +230,8 @@ class LinkVerifier:
 
 
 def _stray(row: Sequence[object]) -> Stray:
-    tid, other, failed, held = row
-    return Stray(str(tid), None if other is None else str(other), tuple(failed), bool(held))  # type: ignore[arg-type]
+    tid, other, failed, oldest, following = row
+    return Stray(str(tid), None if other is None else str(other), tuple(failed), oldest, following)  # type: ignore[arg-type]
 
 
 def _label(flight: Flight) -> str:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 _OTHER = "_zd_t"
 _MATCH = "_zd_s"
+# The oldest transaction that writes and has not ended, and the next one to begin, as the query's snapshot has it.
+_HORIZON = (
+    "pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint AS oldest, "
+    "pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::bigint AS next"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Linked:
         )
         other = f"{ident(self.other.schema, self.other.name)} AS {_OTHER}"
         return (
-            f"SELECT t.ctid::text AS tid, {_OTHER}.ctid::text AS other, c.failed, {_held('t', _OTHER)} AS held\n"
+            f"SELECT t.ctid::text AS tid, {_OTHER}.ctid::text AS other, c.failed, {_HORIZON}\n"
             f"  FROM {self._table} AS t CROSS JOIN LATERAL ({self.sql.made(self._given(self.link.source, 't'))}) AS m\n"
             f"  LEFT JOIN {other} ON {self.sql.matches('m')}{laterals}\n"
             f"  CROSS JOIN LATERAL (SELECT pg_catalog.array_remove(ARRAY[{failed}]::pg_catalog.int4[], NULL) AS failed"
@@ -188,9 +193,8 @@ class Linked:
             f"CASE WHEN {self.holds(d.arrow)} THEN NULL WHEN {self._untraced(d)} THEN {n} END"
             for n, d in enumerate(self.demands)
         )
-        held = f"({_held('t')} OR {self._any_match(_held(_MATCH))})"
         return (
-            f"SELECT t.ctid::text AS tid, NULL::text AS other, c.failed, {held} AS held\n"
+            f"SELECT t.ctid::text AS tid, ({self._matches()}) AS other, c.failed, {_HORIZON}\n"
             f"  FROM {self._table} AS t\n"
             f"  CROSS JOIN LATERAL (SELECT pg_catalog.array_remove(ARRAY[{failed}]::pg_catalog.int4[], NULL) AS failed"
             " OFFSET 0) AS c\n"
@@ -208,26 +212,24 @@ class Linked:
 
     def _any_match(self, condition: str) -> str:
         """Return SQL that is true if a row of the other table that matches meets a condition."""
+        return f"EXISTS (SELECT {self._matching} AND {condition})"
+
+    def _matches(self) -> str:
+        """Return the query for the places of all rows of the other table that match."""
+        return f"SELECT pg_catalog.string_agg({_MATCH}.ctid::text, ' ' ORDER BY {_MATCH}.ctid) {self._matching}"
+
+    @property
+    def _matching(self) -> str:
         return (
-            f"EXISTS (SELECT FROM {ident(self.other.schema, self.other.name)} AS {_MATCH} CROSS JOIN LATERAL "
+            f"FROM {ident(self.other.schema, self.other.name)} AS {_MATCH} CROSS JOIN LATERAL "
             f"{self._given(self.link.source, _MATCH)}, {self._given(self.link.target, 't')} "
-            f"WHERE ({self.link.where}\n) AND {condition})"
+            f"WHERE ({self.link.where}\n)"
         )
 
 
 def _call(function: str, arguments: Sequence[str]) -> str:
     held = function.startswith("lookup_")
     return call_linked(read_function(function) if held else function, arguments)
-
-
-def _held(*rows: str) -> str:
-    """Return SQL that is true if a transaction that has not ended holds one of these rows, as this snapshot sees it.
-
-    Who has had to give way leaves it to the other one to carry what he wrote, in that one's transaction.
-    """
-    xip = "pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot())"
-    running = f"ARRAY(SELECT (x::text::bigint & 4294967295)::text FROM {xip} AS x)"
-    return "(" + " OR ".join(f"COALESCE({row}.xmax::text = ANY ({running}), false)" for row in rows) + ")"
 
 
 def _by_target(arrow: Arrow) -> str:
