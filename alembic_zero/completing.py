@@ -26,8 +26,8 @@ from alembic_zero.verifying import describe, describe_counts, find_live, flights
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from alembic_zero.execute.discrepancies import Verification
     from alembic_zero.execute.executor import Executor
-    from alembic_zero.execute.findings import Verification
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.workplace import Workplace
 
@@ -158,14 +158,14 @@ class Completion:
             found = self._verify(executor, target)
         if not found.total:
             return
-        listed = "; ".join(describe(finding) for finding in found.findings[:_LISTED])
+        listed = "; ".join(describe(discrepancy) for discrepancy in found.discrepancies[:_LISTED])
         raise RefusedError(
             f"revision {target.revision!r}: rows do not fit or do not agree with what older versions say: "
             f"{describe_counts(found)} ({listed}); nothing was changed: correct them through either version or with "
             "alembic zd-verify --repair, or use --force",
             code="ZD261",
             revision=target.revision,
-            table=found.findings[0].table,
+            table=found.discrepancies[0].table,
             next_command="alembic zd-verify",
         )
 

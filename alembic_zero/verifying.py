@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from alembic_zero.execute.findings import Verification
+from alembic_zero.execute.discrepancies import Verification
 from alembic_zero.execute.repair import Repairer, Truth
 from alembic_zero.execute.verify import Verifier
 from alembic_zero.operations.errors import MigrationError, RefusedError, VerificationError
@@ -15,8 +15,8 @@ from alembic_zero.reporting import print_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from alembic_zero.execute.discrepancies import Difference, Discrepancy
     from alembic_zero.execute.executor import Executor
-    from alembic_zero.execute.findings import Difference, Finding
     from alembic_zero.execute.journal import Migration, State
     from alembic_zero.lens.lens import Flight
     from alembic_zero.workplace import Workplace
@@ -118,12 +118,12 @@ def describe_counts(found: Verification) -> str:
     return "; ".join(f"table {table}: {', '.join(counts)}" for table, counts in tables.items())
 
 
-def describe(finding: Finding) -> str:
-    """Return a finding in one line."""
-    parts = [_describe_difference(difference) for difference in finding.differences]
-    parts += [finding.error] if finding.error else []
-    revision = f" (revision {finding.revision})" if finding.revision else ""
-    return f"{finding.key}: {finding.kind}{revision}" + (f": {'; '.join(parts)}" if parts else "")
+def describe(discrepancy: Discrepancy) -> str:
+    """Return a discrepancy in one line."""
+    parts = [_describe_difference(difference) for difference in discrepancy.differences]
+    parts += [discrepancy.error] if discrepancy.error else []
+    revision = f" (revision {discrepancy.revision})" if discrepancy.revision else ""
+    return f"{discrepancy.key}: {discrepancy.kind}{revision}" + (f": {'; '.join(parts)}" if parts else "")
 
 
 def _describe_difference(difference: Difference) -> str:
@@ -144,8 +144,8 @@ def _lines(found: Verification, revision: str | None) -> Iterator[str]:
         counts = {kind: count for (name, kind), count in sorted(found.counts.items()) if name == table}
         said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "consistent"
         yield f"table {table}: {said}"
-        listed = [f for f in found.findings if f.table == table]
-        yield from (f"  {describe(finding)}" for finding in listed)
+        listed = [f for f in found.discrepancies if f.table == table]
+        yield from (f"  {describe(discrepancy)}" for discrepancy in listed)
         if len(listed) < sum(counts.values()):
             yield f"  and {sum(counts.values()) - len(listed)} more"
     for one in found.unchecked:
@@ -160,7 +160,7 @@ def _to_json(found: Verification, revision: str | None) -> dict[str, Any]:
         {"table": table, "counts": {kind: n for (name, kind), n in sorted(found.counts.items()) if name == table}}
         for table in found.tables
     ]
-    findings = [
+    discrepancies = [
         {
             "kind": f.kind,
             "table": f.table,
@@ -169,7 +169,7 @@ def _to_json(found: Verification, revision: str | None) -> dict[str, Any]:
             "columns": [d.__dict__ for d in f.differences],
             "error": f.error,
         }
-        for f in found.findings
+        for f in found.discrepancies
     ]
     return {
         "revision": revision,
@@ -177,6 +177,6 @@ def _to_json(found: Verification, revision: str | None) -> dict[str, Any]:
         "rows": found.total,
         "repaired": found.repaired,
         "tables": tables,
-        "findings": findings,
+        "discrepancies": discrepancies,
         "not_comparable": [u.__dict__ for u in found.unchecked],
     }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.execute.findings import Leaf, Suspect
+    from alembic_zero.execute.discrepancies import Leaf, Suspect
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.verify_links import Stray
     from alembic_zero.lens.comparing import Arrow, Demand

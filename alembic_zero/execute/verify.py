@@ -12,11 +12,11 @@ from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.execute.backfill import is_about_data, next_range_blocks
-from alembic_zero.execute.findings import (
+from alembic_zero.execute.discrepancies import (
     FORBIDDEN,
     INCONSISTENT,
     Difference,
-    Finding,
+    Discrepancy,
     Suspect,
     Unchecked,
     Verification,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from alembic_zero.execute.findings import Leaf
+    from alembic_zero.execute.discrepancies import Leaf
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.progress import Progress
     from alembic_zero.execute.repair import Repairer
@@ -150,11 +150,11 @@ class Verifier:
     def _patiently(self, look: Callable[[], list[Suspect]], sql: VerifySql, found: Verification) -> Sequence[Suspect]:
         """Return what *look* finds in one snapshot, and list it."""
 
-        def look_and_list() -> list[tuple[Suspect, Finding | None]]:
+        def look_and_list() -> list[tuple[Suspect, Discrepancy | None]]:
             return self._list(sql, look(), found)
 
         listed = self.read(sql.flight, look_and_list)
-        found.findings += [finding for _, finding in listed if finding is not None]
+        found.discrepancies += [discrepancy for _, discrepancy in listed if discrepancy is not None]
         found.counts.update((_label(sql.flight), _kind(sql, suspect)) for suspect, _ in listed)
         return [suspect for suspect, _ in listed]
 
@@ -214,7 +214,7 @@ class Verifier:
 
     def _list(
         self, sql: VerifySql, suspects: Sequence[Suspect], found: Verification
-    ) -> list[tuple[Suspect, Finding | None]]:
+    ) -> list[tuple[Suspect, Discrepancy | None]]:
         """Return suspects, the first of each kind described."""
         counts = found.counts.copy()
         listed = []
@@ -229,27 +229,27 @@ class Verifier:
         words, shown = read_key(self.work, flight)
         return f"{words}={self.text_of(VerifySql(flight).of_row(leaf, tid, shown))[0]}"
 
-    def _describe(self, sql: VerifySql, suspect: Suspect) -> Finding:
+    def _describe(self, sql: VerifySql, suspect: Suspect) -> Discrepancy:
         key = self.key_of(sql.flight, suspect.leaf, suspect.tid)
         label, kind = _label(sql.flight), _kind(sql, suspect)
         if suspect.state is not None:
-            return Finding(kind, label, key, place=(suspect.leaf, suspect.tid))
+            return Discrepancy(kind, label, key, place=(suspect.leaf, suspect.tid))
         checks = [sql.checks[n] for n in suspect.failed]
         revision = sql.flight.levels[checks[0].level - 1].revision
         differences = tuple(self._difference(sql, suspect, c.demand.arrow) for c in checks if c.demand is not None)
         broken = "; ".join(_broken(sql.flight, c.rule) for c in checks if c.rule is not None)
-        return Finding(kind, label, key, revision, differences, broken or None)
+        return Discrepancy(kind, label, key, revision, differences, broken or None)
 
     def _explain(self, sql: VerifySql, suspects: Sequence[Suspect], found: Verification) -> None:
         """Add why rows are quarantined; what follows in other tables is tried by writing it, and taken back."""
         places = {(s.leaf, s.tid) for s in suspects if s.state == QUARANTINED}
-        for number, finding in enumerate(found.findings):
-            if finding.kind != QUARANTINED or finding.error is not None or finding.place not in places:
+        for number, discrepancy in enumerate(found.discrepancies):
+            if discrepancy.kind != QUARANTINED or discrepancy.error is not None or discrepancy.place not in places:
                 continue
             with self.work.begin():
                 self.rules.set_timeout(self.work)
-                error = explain_row(self.work, sql.flight, *finding.place)
-            found.findings[number] = replace(finding, error=error)
+                error = explain_row(self.work, sql.flight, *discrepancy.place)
+            found.discrepancies[number] = replace(discrepancy, error=error)
 
     def _difference(self, sql: VerifySql, suspect: Suspect, arrow: Arrow) -> Difference:
         stored, _ = self._value(sql, suspect.leaf, suspect.tid, f"({sql.stored(arrow)})::text")

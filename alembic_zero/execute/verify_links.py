@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from alembic_zero.execute.backfill import is_about_data
-from alembic_zero.execute.findings import INCONSISTENT, LEFT_BEHIND, MISSING, Difference, Finding, Unchecked
+from alembic_zero.execute.discrepancies import INCONSISTENT, LEFT_BEHIND, MISSING, Difference, Discrepancy, Unchecked
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.comparing import Tied
 from alembic_zero.sql.links import LinkSql
@@ -20,7 +20,7 @@ from alembic_zero.sql.verify_links import Linked
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from alembic_zero.execute.findings import Leaf, Verification
+    from alembic_zero.execute.discrepancies import Leaf, Verification
     from alembic_zero.execute.verify import Verifier
     from alembic_zero.lens.comparing import Arrow, Demand
     from alembic_zero.lens.lens import Flight
@@ -125,7 +125,9 @@ class LinkVerifier:
                 if found.counts[label, LEFT_BEHIND] <= self.verifier.limit:
                     key = self.verifier.read(flight, partial(self._keys, flight, leaf, tid))[0]
                     error = f"the row of {_label(sql.source)} that it followed from is deleted, it could not be"
-                    found.findings.append(Finding(LEFT_BEHIND, label, key, flight.levels[-1].revision, error=error))
+                    found.discrepancies.append(
+                        Discrepancy(LEFT_BEHIND, label, key, flight.levels[-1].revision, error=error)
+                    )
                 if self.verifier.repairer is not None:
                     self.verifier.repairer.mend_left_behind(sql, tid)
 
@@ -202,21 +204,21 @@ class LinkVerifier:
             place = (_label(linked.at), MISSING if self._is_missing(linked, stray) else INCONSISTENT)
             found.counts[place] += 1
             if found.counts[place] <= self.verifier.limit:
-                found.findings += self.verifier.read(linked.at, partial(self._describe, linked, stray))
+                found.discrepancies += self.verifier.read(linked.at, partial(self._describe, linked, stray))
 
     @staticmethod
     def _is_missing(linked: Linked, stray: Stray) -> bool:
         return bool(linked.link.columns) and stray.other is None and stray.error is None
 
-    def _describe(self, linked: Linked, stray: Stray) -> list[Finding]:
+    def _describe(self, linked: Linked, stray: Stray) -> list[Discrepancy]:
         label = _label(linked.at)
         revision = linked.at.levels[linked.numbers[linked.at.id] - 1].revision
         key = self.verifier.key_of(linked.at, (linked.at.schema, linked.at.name), stray.tid)
         if self._is_missing(linked, stray):
             error = f"the row of {_label(linked.other)} that follows from it is missing"
-            return [Finding(MISSING, label, key, revision, error=error)]
+            return [Discrepancy(MISSING, label, key, revision, error=error)]
         differences = tuple(self._difference(linked, stray, linked.demands[n]) for n in stray.failed)
-        return [Finding(INCONSISTENT, label, key, revision, differences, stray.error)]
+        return [Discrepancy(INCONSISTENT, label, key, revision, differences, stray.error)]
 
     def _difference(self, linked: Linked, stray: Stray, demand: Demand) -> Difference:
         stored, derived = linked.values(demand.arrow)

@@ -87,8 +87,8 @@ def _status(flight: Flight) -> dict[str, str]:
 def _verified(flight: Flight, *arguments: str) -> dict[str, Any]:
     """Return the keys and errors that zd-verify lists; all must be of quarantined rows."""
     said = json.loads(flight.project.run_in_process("zd-verify", "--json", *arguments, check=False).stdout)
-    assert {f["kind"] for f in said["findings"]} <= {"quarantined"}, said
-    return {f["key"]: f["error"] for f in said["findings"]}
+    assert {f["kind"] for f in said["discrepancies"]} <= {"quarantined"}, said
+    return {f["key"]: f["error"] for f in said["discrepancies"]}
 
 
 def test_quarantine__every_cause__old_client_goes_on_and_each_way_of_repair_works(

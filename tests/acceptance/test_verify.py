@@ -43,7 +43,7 @@ def corrupt(database: Database, table: str, *statements: str) -> None:
 
 def found(said: dict[str, Any]) -> set[tuple[str, str, str]]:
     """Return table, kind and key of everything listed."""
-    return {(f["table"].partition(".")[2], f["kind"], f["key"].rpartition("=")[2]) for f in said["findings"]}
+    return {(f["table"].partition(".")[2], f["kind"], f["key"].rpartition("=")[2]) for f in said["discrepancies"]}
 
 
 def test_zd_verify__nothing_in_flight__consistent(database: Database, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_zd_verify__corrupted_rows__all_found_and_no_other(database: Database, t
         ("users", "not synchronised", "(10)"),
     }
     assert said["tables"] == [{"table": "public.users", "counts": {"inconsistent": 3, "not synchronised": 1}}]
-    (seven,) = (f for f in said["findings"] if f["key"] == "(id)=(7)")
+    (seven,) = (f for f in said["discrepancies"] if f["key"] == "(id)=(7)")
     assert {"column": "first", "revision": AFTER, "stored": "Bob", "derived": "Ann", "error": None} in seven["columns"]
     shown = flight.project.run_in_process("zd-verify", check=False)
     assert shown.returncode == 1
@@ -142,9 +142,9 @@ def test_zd_verify__quarantined__listed_with_key_and_error(database: Database, t
     flight.run("upgrade", AFTER)
     with flight.client(BEFORE) as client:
         client.connection.execute("INSERT INTO t VALUES (7, 'seven')")
-    (finding,) = verify(flight)["findings"]
-    assert (finding["kind"], finding["key"]) == ("quarantined", "(id)=(7)")
-    assert "invalid input syntax for type integer" in finding["error"]
+    (discrepancy,) = verify(flight)["discrepancies"]
+    assert (discrepancy["kind"], discrepancy["key"]) == ("quarantined", "(id)=(7)")
+    assert "invalid input syntax for type integer" in discrepancy["error"]
 
 
 # -- across tables ------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_zd_verify__old_client_comes_to_a_row_of_a_new_one__that_has_all_of_its_
         query = "SELECT role FROM account_users WHERE user_id = 5 ORDER BY account_id"
         assert clients["new"].fetch(query)[-1] == ("MINE",)
     said = verify(flight)
-    assert said["consistent"], said["findings"]
+    assert said["consistent"], said["discrepancies"]
 
 
 def test_zd_verify__column_follows_across_tables__corrupted_ones_found(database: Database, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_zd_verify_repair__across_tables__consistent_by_the_chosen_version(
     for table, writes in statements.items():
         corrupt(database, table, *writes)
     said = verify(flight, f"--repair={truth}")
-    assert said["consistent"], said["findings"]
+    assert said["consistent"], said["discrepancies"]
     with flight.client(BEFORE) as client:
         assert client.fetch(query) == expected[truth]
     flight.run("zd-complete")
@@ -403,7 +403,7 @@ def test_zd_verify__keys_enums_schemas_names_and_what_cannot_be_compared(databas
         clients["old"].connection.execute("UPDATE par SET m = 'sad', id = 101 WHERE id = 21")
     lines = database.fetch("SELECT count(*) FROM log")
     said = verify(flight)
-    assert said["consistent"], said["findings"]
+    assert said["consistent"], said["discrepancies"]
     reasons = {u["column"]: u["reason"] for u in said["not_comparable"]}
     assert set(reasons) == {"kept", "tag", "secret"}
     assert "volatile" in reasons["tag"]

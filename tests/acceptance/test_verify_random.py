@@ -170,11 +170,11 @@ def test_zd_verify__random_corruption__what_plain_sql_finds(
     }
     said = verify(flight)
     assert len(expected) > 5
-    assert {(f["key"], f["kind"]) for f in said["findings"]} == expected
+    assert {(f["key"], f["kind"]) for f in said["discrepancies"]} == expected
     assert said["rows"] == len(expected)
     repaired = verify(flight, f"--repair={chance.choice(['old', 'new'])}")
     assert database.fetch(f"SELECT FROM {kind.table} WHERE {kind.oracle}") == []
-    assert repaired["consistent"], repaired["findings"]
+    assert repaired["consistent"], repaired["discrepancies"]
     assert repaired["repaired"] == len(expected)
 
 
@@ -218,7 +218,7 @@ def test_zd_verify__clients_write_all_the_time__corrupted_rows_and_no_other(
         end, looks = time.monotonic() + SECONDS, 0
         while time.monotonic() < end or not looks:
             said = verify(flight)
-            assert {f["key"] for f in said["findings"]} == expected, json.dumps(said["findings"], indent=1)
+            assert {f["key"] for f in said["discrepancies"]} == expected, json.dumps(said["discrepancies"], indent=1)
             looks += 1
     print(f"{case}: {looks} looks during {writers.statements} statements")
     assert writers.failures == []

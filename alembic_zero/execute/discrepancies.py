@@ -26,7 +26,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Discrepancy:
     """One row with which something is wrong.
 
     :param kind: ``quarantined``, ``not synchronised``, ``inconsistent``, ``forbidden``, ``missing`` or
@@ -58,10 +58,10 @@ class Unchecked:
 class Verification:
     """What a comparison has come to.
 
-    :param counts: how many rows were found, by table and kind; *findings* has the first of each.
+    :param counts: how many rows were found, by table and kind; *discrepancies* has the first of each.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    discrepancies: list[Discrepancy] = field(default_factory=list)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     unchecked: list[Unchecked] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
