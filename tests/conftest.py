@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 EVERYTHING = "ALEMBIC_ZERO_EVERYTHING"
 
-# What a case's "complete" does not show on every server already.
-SPREAD_OUTCOMES = ("rollback", "reverse", "direct")
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the developer's own libpq settings away from the test servers."""
@@ -39,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave each of the less telling tests to one of the servers, half of them to each; all to all if asked."""
+    """Leave most tests to one of the servers, half of them to each; all to all if asked."""
     versions = requested_versions()
     if EVERYTHING in os.environ or len(versions) == 1:
         return
@@ -50,8 +47,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _is_spread(item: pytest.Item) -> bool:
-    spread = _parameter(item, "outcome") in SPREAD_OUTCOMES or item.get_closest_marker("one_server") is not None
-    return spread and _version(item) in requested_versions()
+    everywhere = item.get_closest_marker("both_servers") is not None and _parameter(item, "outcome") == "complete"
+    spread = _parameter(item, "outcome") is not None or item.get_closest_marker("one_server") is not None
+    return spread and not everywhere and _version(item) in requested_versions()
 
 
 def _chosen(item: pytest.Item, versions: Sequence[int]) -> int:

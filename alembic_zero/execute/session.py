@@ -57,7 +57,7 @@ class Sessions:
         self._role, self._session_role, self._path = like.execute(
             text("SELECT current_user, session_user, current_setting('search_path')")
         ).one()
-        if "pg_temp" not in self._path:
+        if self._path and "pg_temp" not in self._path:
             # Functions that run with our rights keep this path. Unless it says otherwise, a caller's temporary tables
             # would come first in it (PostgreSQL manual, CREATE FUNCTION, Writing SECURITY DEFINER Functions Safely).
             self._path = f"{self._path}, pg_temp"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from tests.support.server import Database
 
+pytestmark = pytest.mark.one_server
+
 
 _ODD = r" %s %(x)s 100% 'it's' :y -- no \ $1"
 

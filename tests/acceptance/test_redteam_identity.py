@@ -12,6 +12,8 @@ from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly
 from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Case, Session, assert_same, plain_dump
 from tests.support.project import AlembicProject
 
+pytestmark = pytest.mark.one_server
+
 # -- B6 -----------------------------------------------------------------------------------------------
 
 

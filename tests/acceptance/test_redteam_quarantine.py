@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.support.server import Database
 
+pytestmark = pytest.mark.one_server
+
 
 def _fly(case: Case, database: Database, directory: Path) -> Flight:
     flight = Flight(case, database, directory / "project")

@@ -23,6 +23,8 @@ from tests.support.harness import (
     plain_dump,
 )
 
+pytestmark = pytest.mark.both_servers
+
 # -- S3 -----------------------------------------------------------------------------------------------
 
 S03_SPLIT = Case(
