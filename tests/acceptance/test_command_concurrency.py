@@ -9,9 +9,10 @@ import time
 import pytest
 
 from alembic_zero.execute.command_lock import COMMAND_CLASS, SESSIONS_CLASS
-from tests.acceptance.test_locks import PEOPLE, SPLIT, holding, in_threads, wait_for_line
+from tests.acceptance.test_locks import PEOPLE, SPLIT, holding, wait_for_line
 from tests.support.harness import AFTER, BEFORE, Case, Flight
 from tests.support.project import AlembicProject
+from tests.support.threads import in_threads
 
 pytestmark = pytest.mark.one_server
 

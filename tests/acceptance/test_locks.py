@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from tests.acceptance.test_everything_at_once import EVERYTHING
 from tests.acceptance.test_redteam import busy_autovacuum
 from tests.support.harness import AFTER, APP, BEFORE, Case, Flight
 from tests.support.lock_audit import audited
+from tests.support.threads import in_threads
 
 pytestmark = pytest.mark.one_server
 
@@ -227,29 +227,6 @@ class LockWaits:
             while not stop.wait(0.003):
                 (waited,) = connection.execute(self._WAITS).fetchone()
                 self.longest = max(self.longest, waited or 0.0)
-
-
-@contextmanager
-def in_threads(*targets):
-    """Run each target(stop) in a thread while the block runs; their exceptions are raised at the end."""
-    stop, errors = threading.Event(), []
-
-    def guarded(target):
-        try:
-            target(stop)
-        except BaseException as error:  # noqa: BLE001 - shown by the main thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(t,)) for t in targets]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-    assert errors == []
 
 
 HOLD_S = 10.0 if SLOW else 6.0

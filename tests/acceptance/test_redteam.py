@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.harness import AFTER, BEFORE, Case, Flight, assert_same
+from tests.support.threads import in_threads
 
 SPLIT = """
     op.zd_add_column("users", sa.Column("first_name", sa.Text), up="split_part(name, ' ', 1)")
@@ -366,29 +367,6 @@ def test_b05_prepared_select_star__survives_expand(database, tmp_path):
 
 
 # -- B7 -----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def in_threads(*targets):
-    """Run each target(stop) in a thread while the block runs; their exceptions are raised at the end."""
-    stop, errors = threading.Event(), []
-
-    def guarded(target):
-        try:
-            target(stop)
-        except BaseException as error:  # noqa: BLE001 - shown by the main thread
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(t,)) for t in targets]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
-    assert errors == []
 
 
 def test_b07_row_locks_in_opposite_order__the_client_is_never_the_victim(database, tmp_path):

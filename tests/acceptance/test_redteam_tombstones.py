@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Engine, event
 
 from alembic_zero import version_schema
-from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly, in_threads
+from tests.acceptance.test_redteam import SPLIT, USERS, assert_refused, fly
 from tests.support.harness import AFTER, BEFORE, LEFTOVERS, Case, Flight, Session, assert_same
 from tests.support.project import AlembicProject
+from tests.support.threads import in_threads
 
 pytestmark = pytest.mark.one_server
 

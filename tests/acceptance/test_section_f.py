@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import re
 import subprocess
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -31,6 +30,7 @@ from tests.support.harness import (
     outcomes_of,
 )
 from tests.support.server import Server, builds
+from tests.support.threads import in_threads
 
 MANY_USERS = """
     CREATE TABLE users (id integer PRIMARY KEY, name text, email text);
@@ -47,30 +47,6 @@ LINK = """
     op.zd_add_column("profiles", sa.Column("email", sa.Text),
         up=alembic_zero.from_table("users", "users.email", where="profiles.user_id = users.id"))
 """
-
-
-@contextmanager
-def running(*targets):
-    """Run each target(stop) in a thread while the block runs; the first exception is raised at the end."""
-    stop, failures = threading.Event(), []
-
-    def guarded(target):
-        try:
-            target(stop)
-        except BaseException as error:  # noqa: BLE001 - raised again by the block
-            failures.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
 
 
 def wait_for(condition, what, seconds=120):
@@ -178,7 +154,7 @@ def test_f_pg_repack__in_every_phase_under_old_and_new_writers(tmp_path):
 
         by_old = "UPDATE users SET name = %s || ' Old' WHERE id = %s"
         by_new = "UPDATE users SET first_name = %s, last_name = 'New' WHERE id = %s"
-        with running(writer(BEFORE, by_old), writer(AFTER, by_new)):
+        with in_threads(writer(BEFORE, by_old), writer(AFTER, by_new)):
             for _ in range(2):
                 repack(database, "users")
         assert min(written.values()) > 0
@@ -468,10 +444,10 @@ def test_f_serializable_clients_of_both_versions__only_40001_and_no_anomaly(data
     news = [bank.client(AFTER, number, "cents", 100) for number in range(2)]
     with ExitStack() as stay:
         with ExitStack() as go:
-            (go if ending == "zd-complete" else stay).enter_context(running(*olds))
+            (go if ending == "zd-complete" else stay).enter_context(in_threads(*olds))
             time.sleep(0.3)
             flight.run("upgrade", AFTER)
-            (stay if ending == "zd-complete" else go).enter_context(running(*news))
+            (stay if ending == "zd-complete" else go).enter_context(in_threads(*news))
             time.sleep(2)
         flight.run(*(["zd-complete"] if ending == "zd-complete" else ["downgrade", BEFORE]))
         time.sleep(0.3)
@@ -544,7 +520,7 @@ def test_f_wraparound_vacuum__clients_do_not_wait_and_the_command_gets_there_aft
                 time.sleep(0.005)
 
     with wraparound_vacuum(database, "users"):
-        with running(client, observer):
+        with in_threads(client, observer):
             # One that has no patience is refused by name, and has changed nothing.
             flight.project.write_env(extra={"zd_lock_budget_s": 0.5})
             failed = flight.project.run_in_process("upgrade", AFTER, check=False)
