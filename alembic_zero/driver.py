@@ -9,6 +9,7 @@ from sqlalchemy import text
 from alembic_zero import reporting
 from alembic_zero.catalog.reader import read_rows
 from alembic_zero.completing import Completion
+from alembic_zero.errors import ZeroError
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner
 from alembic_zero.execute.repair import Truth
@@ -124,15 +125,39 @@ def zd_plan(
         if not heads and not state.migrations:
             reporting.print_lines(context, ["from base: the direct road, plain DDL, nothing in flight"])
             return
-        recorder = Recorder(context, workplace.default_schema)
-        savepoint = workplace.connection.begin_nested()
-        for step in steps:
-            recorder.record(step.revision.revision, step.migration_fn, **workplace.settings.arguments)
-        savepoint.rollback()
         target = version_name(heads_after(context, heads, steps))
         with translated_errors("zd-plan", "alembic zd-plan"):
-            expansion = _plan_only(workplace, state, recorder.items, target)
-        reporting.print_plan(workplace, expansion, target)
+            expansion = _plan_steady(workplace, state, steps, target)
+        if expansion is None:
+            _plan_contract(workplace, workplace.read_state(), version_name(tuple(context.get_current_heads())))
+        else:
+            reporting.print_plan(workplace, expansion, target)
+
+
+def _plan_steady(workplace: Workplace, state: State, steps: Sequence[Any], target: str) -> Expansion | None:
+    """Return the plan of an upgrade; None if a command at work has published it meanwhile.
+
+    A plan that fails while another command changes what it looks at is made again.
+    """
+    while True:
+        try:
+            return _plan_only(workplace, state, _record(workplace, steps), target)
+        except ZeroError:
+            now = workplace.read_state()
+            if now == state:
+                raise
+            if any(m.revision == target for m in now.published):
+                return None
+            state = now
+
+
+def _record(workplace: Workplace, steps: Sequence[Any]) -> list[Item]:
+    recorder = Recorder(workplace.context, workplace.default_schema)
+    savepoint = workplace.connection.begin_nested()
+    for step in steps:
+        recorder.record(step.revision.revision, step.migration_fn, **workplace.settings.arguments)
+    savepoint.rollback()
+    return list(recorder.items)
 
 
 def _plan_contract(workplace: Workplace, state: State, current: str) -> None:

@@ -65,23 +65,29 @@ def linked_queries(tied: Tied, blind: Sequence[str]) -> tuple[list[Linked], list
     held = [d for d in demands if d.excuses is not None]
     queries = []
     for link in tied.links:
-        flights = {n: tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight)}
-        sql = LinkSql(link, flights[link.source.flight], flights[link.target.flight])
         chosen = tuple(d for d in held if _belongs(d.arrow, link, tied))
         if chosen:
-            queries.append(Linked(sql, tied.flights, tied.numbers, chosen))
+            backs = tuple(Linked(_sql(one, tied), tied.flights, tied.numbers, ()) for one in _backs(link, tied))
+            queries.append(Linked(_sql(link, tied), tied.flights, tied.numbers, chosen, backs))
     left = [d.arrow for d in demands if d.excuses is None and _is_across(d.arrow, tied)]
     return queries, left
 
 
 def left_behind_queries(tied: Tied) -> Iterator[LinkSql]:
     """Yield the links by which an older version's deletion may have failed to follow."""
-    for link in tied.links:
-        if link.upward and link.columns:
-            ends = {
-                n: tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight)
-            }
-            yield LinkSql(link, ends[link.source.flight], ends[link.target.flight])
+    return (_sql(link, tied) for link in tied.links if link.upward and link.columns)
+
+
+def _sql(link: Link, tied: Tied) -> LinkSql:
+    """Return a link's statements, with its tables as far as its level goes."""
+    source, target = (tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight))
+    return LinkSql(link, source, target)
+
+
+def _backs(link: Link, tied: Tied) -> list[Link]:
+    """Return the links that give the source of a link values from the rows that it makes."""
+    ends = (link.target.flight, link.source.flight)
+    return [one for one in tied.links if one.cell and (one.source.flight, one.target.flight) == ends]
 
 
 def _is_across(arrow: Arrow, tied: Tied) -> bool:
@@ -93,9 +99,7 @@ def _belongs(arrow: Arrow, link: Link, tied: Tied) -> bool:
     if link.cell:
         # What older versions see of it, the link in the other direction looks at, too.
         return link.upward and arrow.flight == link.target.flight and link.lookup in arrow.functions
-    back = [one for one in tied.links if one.cell and one.target.flight == link.source.flight
-            and one.source.flight == link.target.flight]  # fmt: skip
-    looked_up = arrow.flight == link.source.flight and any(one.lookup in arrow.functions for one in back)
+    looked_up = arrow.flight == link.source.flight and any(one.lookup in arrow.functions for one in _backs(link, tied))
     return arrow.link == link.name or looked_up
 
 

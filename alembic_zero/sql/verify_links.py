@@ -39,12 +39,14 @@ class Linked:
     :param flights: the tables as they are in flight now.
     :param numbers: the level that the link belongs to, of each.
     :param demands: what must hold.
+    :param backs: queries along the links by which this table's rows get values from the rows that they make.
     """
 
     sql: LinkSql
     flights: Mapping[int, Flight]
     numbers: Mapping[int, int]
     demands: tuple[Demand, ...]
+    backs: tuple[Linked, ...] = ()
 
     @property
     def link(self) -> Link:
@@ -87,13 +89,18 @@ class Linked:
         """Return SQL that is true if an arrow of the row, or of the one at the link's other end, holds."""
         if arrow.edge is not None and arrow.flight in (self.at.id, self.other.id):
             alias = "t" if arrow.flight == self.at.id else _OTHER if self.link.columns else _MATCH
-            return self._verify(self.flights[arrow.flight], alias).holds(arrow)
+            return f"({self._verify(self.flights[arrow.flight], alias).holds(arrow)}{self._or_several(arrow)})"
         if arrow.link != self.link.name:
             # Of a third table, or of another link: nobody knows from here, and it may well hold.
             return "true"
         if arrow.column is None:
             return f"{_OTHER}.ctid IS NOT NULL"
         return self.sql.agrees(arrow.column, "m")
+
+    def _or_several(self, arrow: Arrow) -> str:
+        # The value is that of the match which was written last, and nobody knows by now which one that was.
+        backs = [back for back in self.backs if back.link.lookup in arrow.functions]
+        return "".join(f" OR (SELECT count(*) FROM (SELECT 1 {back.matching} LIMIT 2) AS s) > 1" for back in backs)
 
     @cached_property
     def _arrows(self) -> list[Arrow]:
@@ -212,14 +219,15 @@ class Linked:
 
     def _any_match(self, condition: str) -> str:
         """Return SQL that is true if a row of the other table that matches meets a condition."""
-        return f"EXISTS (SELECT {self._matching} AND {condition})"
+        return f"EXISTS (SELECT {self.matching} AND {condition})"
 
     def _matches(self) -> str:
         """Return the query for the places of all rows of the other table that match."""
-        return f"SELECT pg_catalog.string_agg({_MATCH}.ctid::text, ' ' ORDER BY {_MATCH}.ctid) {self._matching}"
+        return f"SELECT pg_catalog.string_agg({_MATCH}.ctid::text, ' ' ORDER BY {_MATCH}.ctid) {self.matching}"
 
     @property
-    def _matching(self) -> str:
+    def matching(self) -> str:
+        """FROM and WHERE for the rows of the other table that match the row."""
         return (
             f"FROM {ident(self.other.schema, self.other.name)} AS {_MATCH} CROSS JOIN LATERAL "
             f"{self._given(self.link.source, _MATCH)}, {self._given(self.link.target, 't')} "

@@ -88,7 +88,7 @@ def test_transaction_mode__client_that_works_now_and_then_is_seen(flight):
                 time.sleep(pause)
 
     with running_pooler(flight.database, "transaction") as pooler:
-        threads = [threading.Thread(target=busy, args=arguments) for arguments in ((OLD, 0.4), (NEW, 0.015))]
+        threads = [threading.Thread(target=busy, args=arguments) for arguments in ((OLD, 0.08), (NEW, 0.015))]
         for thread in threads:
             thread.start()
         try:

@@ -218,7 +218,9 @@ def test_zd_verify__clients_write_all_the_time__corrupted_rows_and_no_other(
         end, looks = time.monotonic() + SECONDS, 0
         while time.monotonic() < end or not looks:
             said = verify(flight)
-            assert {f["key"] for f in said["discrepancies"]} == expected, json.dumps(said["discrepancies"], indent=1)
+            # A row that gave way to a writer of the other table is quarantined for the moment, and truly so.
+            wrong = {f["key"] for f in said["discrepancies"] if f["kind"] != "quarantined"}
+            assert wrong == expected, json.dumps(said["discrepancies"], indent=1)
             looks += 1
     print(f"{case}: {looks} looks during {writers.statements} statements")
     assert writers.failures == []
