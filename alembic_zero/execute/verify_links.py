@@ -85,9 +85,10 @@ def _sql(link: Link, tied: Tied) -> LinkSql:
 
 
 def _backs(link: Link, tied: Tied) -> list[Link]:
-    """Return the links that give the source of a link values from the rows that it makes."""
+    """Return the links that give the source of a link values from the rows that it makes, if it makes rows."""
     ends = (link.target.flight, link.source.flight)
-    return [one for one in tied.links if one.cell and (one.source.flight, one.target.flight) == ends]
+    backs = [one for one in tied.links if one.cell and (one.source.flight, one.target.flight) == ends]
+    return backs if link.columns else []
 
 
 def _is_across(arrow: Arrow, tied: Tied) -> bool:
