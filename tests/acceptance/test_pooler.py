@@ -77,8 +77,9 @@ def test_session_mode__clients_are_seen_as_if_direct(flight):
 
 
 @needs_pgbouncer
-def test_transaction_mode__client_that_works_now_and_then_is_seen(flight):
+def test_transaction_mode__client_that_works_now_and_then__seen_within_the_time_that_is_watched(flight):
     """One session of the server for all; at most moments it has the name of the other version's client."""
+    configure(flight, zd_client_watch_s=4)
     stop = threading.Event()
 
     def busy(name, pause):
