@@ -85,7 +85,7 @@ class Completion:
             rows = self._workplace.journal.read_steps(executor.work, target.id)
         if is_forward_only(plan, rows):
             return
-        for statement in inverse_of_contract(plan):
+        for statement in (text for step in undoable_steps(plan) for text in step.inverse):
             # Each by itself: no lock waits behind another one.
             executor.run_alone("abandon the contract", [statement])
         with executor.work.begin():
@@ -314,9 +314,9 @@ def _extras(migration: Migration) -> Extras:
     return Extras.from_json(migration.extras) if migration.extras else Extras()
 
 
-def inverse_of_contract(plan: Plan) -> list[str]:
-    """Return the statements that take back what a contract has done before its first forward-only step."""
-    return [text for step in plan.steps for text in step.inverse if not step.forward_only]
+def undoable_steps(plan: Plan) -> list[Step]:
+    """Return the steps of a contract that can be taken back, until its first forward-only step has begun."""
+    return [step for step in plan.steps if step.inverse and not step.forward_only]
 
 
 def is_forward_only(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> bool:

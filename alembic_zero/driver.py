@@ -13,11 +13,11 @@ from alembic_zero.errors import ZeroError
 from alembic_zero.execute.journal import Migration
 from alembic_zero.execute.planner import Planner
 from alembic_zero.execute.repair import Truth
+from alembic_zero.execute.survey import survey_publications
 from alembic_zero.heads import heads_after, newest_version, parts_of, version_name
 from alembic_zero.names import base_revision, version_schema
 from alembic_zero.operations.errors import RefusedError
 from alembic_zero.plan.findings import check_findings
-from alembic_zero.plan.publishing import find_published_all
 from alembic_zero.recording import Recorder
 from alembic_zero.sql.quoting import ident
 from alembic_zero.verifying import run_verification
@@ -62,8 +62,7 @@ def zd_init(context: MigrationContext, heads: tuple[str, ...], script: ScriptDir
                 next_command="alembic stamp, for a database that has its tables already, or alembic upgrade",
             )
         schemas = workplace.schemas(state)
-        everything = [row["name"] for row in read_rows(workplace.connection, "publications_of_all")]
-        findings = tuple(find_published_all(everything, workplace.settings.preflight.publications))
+        findings = tuple(survey_publications(workplace.connection, workplace.settings.preflight))
         check_findings(findings, current)
         for line in reporting.finding_lines(findings, notes=False):
             workplace.report(line)
@@ -129,7 +128,7 @@ def zd_plan(
         with translated_errors("zd-plan", "alembic zd-plan"):
             expansion = _plan_steady(workplace, state, steps, target)
         if expansion is None:
-            _plan_contract(workplace, workplace.read_state(), version_name(tuple(context.get_current_heads())))
+            _plan_contract(workplace, workplace.read_state(), version_name(context.get_current_heads()))
         else:
             reporting.print_plan(workplace, expansion, target)
 

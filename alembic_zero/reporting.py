@@ -87,7 +87,7 @@ def read_status(workplace: Workplace, heads: tuple[str, ...]) -> dict[str, Any]:
 
 def _visits(flights: Sequence[Flight]) -> dict[int, str]:
     """Return what the rows of a table are visited for, by number: its own backfill, or the tables that it fills."""
-    names = {flight.id: f"{flight.schema}.{flight.name}" for flight in flights}
+    names = {flight.id: flight.label for flight in flights}
     visits = {}
     for flight in flights:
         for level in flight.levels:
@@ -138,7 +138,7 @@ def _steps(workplace: Workplace, migration: Migration) -> list[dict[str, Any]]:
 def _table(workplace: Workplace, flight: Flight) -> dict[str, Any]:
     connection = workplace.connection
     table: dict[str, Any] = {
-        "table": f"{flight.schema}.{flight.name}",
+        "table": flight.label,
         "levels": [level.revision for level in flight.levels],
         "quarantined": 0,
         "quarantined_rows": [],

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alembic_zero.catalog.reader import qualified_names, read_live_foreign_keys, read_publications, read_rows
-from alembic_zero.completing import inverse_of_contract
+from alembic_zero.completing import undoable_steps
 from alembic_zero.names import base_revision
 from alembic_zero.operations.errors import MigrationError
 from alembic_zero.plan.contract import PublishedView
@@ -105,11 +105,11 @@ class Rollback:
         """Return the step that takes back what a contract has done that has not swapped over any table."""
         if migration.state != "contracting" or migration.finish is None:
             return []
-        undone = [step for step in migration.finish.steps if step.inverse and not step.forward_only]
-        locks = {lock.relation: lock for step in undone for lock in step.locks}
-        statements = tuple(inverse_of_contract(migration.finish))
-        if not statements:
+        undone = undoable_steps(migration.finish)
+        if not undone:
             return []
+        locks = {lock.relation: lock for step in undone for lock in step.locks}
+        statements = tuple(text for step in undone for text in step.inverse)
         return [Step("abandon the contract", Kind.TRANSACTION, source, statements, tuple(locks.values()))]
 
     def _views(

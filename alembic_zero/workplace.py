@@ -223,20 +223,19 @@ class Workplace:
     def find_drifts(self, state: State, connection: Connection) -> list[Drift]:
         """Return what of live versions has no longer the rights of the tables; needs an open transaction.
 
-        None while a contract or a rollback is half done: it replaces the views in any case.
+        Nothing while a contract or a rollback is half done: it replaces the views in any case.
         """
         if state.unfinished is not None and state.unfinished.state != "expanding":
             return []
         return Rights(self.publisher(state.flights, connection), state.published).find_drifts()
 
-    def align_rights(self, executor: Executor, state: State) -> bool:
-        """Give live versions the rights that their tables have by now; return whether any had others."""
+    def align_rights(self, executor: Executor, state: State) -> None:
+        """Give live versions the rights that their tables have by now."""
         with executor.work.begin():
             drifts = self.find_drifts(state, executor.work)
         if drifts:
             executor.run_alone("rights of versions", [text for drift in drifts for text in drift.statements])
             self.report(f"rights brought in line with the tables': {', '.join(drift.name for drift in drifts)}")
-        return bool(drifts)
 
     def client_watch(self, connection: Connection, migrations: Iterable[Migration]) -> ClientWatch:
         """Return what sees the clients of some versions."""

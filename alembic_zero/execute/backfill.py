@@ -185,7 +185,7 @@ class Backfill:
                 self._run_range(flight, leaf, block, block + 1, rest=True)
             self.keep_alive()
             if tries and tries % 20 == 0:
-                self.report(f"waiting for {rows} rows of {flight.schema}.{flight.name} that clients hold")
+                self.report(f"waiting for {rows} rows of {flight.label} that clients hold")
             time.sleep(min(1.0, 0.02 * tries))
             tries += 1
 
@@ -199,7 +199,7 @@ class Backfill:
 
     @staticmethod
     def _stuck(flight: Flight, rows: int) -> MigrationError:
-        name = f"{flight.schema}.{flight.name}"
+        name = flight.label
         return MigrationError(
             f"table {name}: {rows} rows are held by clients in long transactions, or written again and again with "
             "session_replication_role = replica; nothing is lost and nothing published: end those, then run the "
@@ -228,12 +228,12 @@ class Backfill:
             rows = describe_quarantined(self.work, flight, limit=5)
         listed = "; ".join(f"{row['key']}: {row['error']}" for row in rows)
         raise MigrationError(
-            f"revision {revision!r}, table {flight.schema}.{flight.name}: some rows do not fit the new version "
+            f"revision {revision!r}, table {flight.label}: some rows do not fit the new version "
             f"({listed}); nothing is published, the old version works on: correct those rows, then go on, "
             "or take the expansion back with alembic downgrade",
             code="ZD321",
             revision=revision,
-            table=f"{flight.schema}.{flight.name}",
+            table=flight.label,
             next_command=f"alembic upgrade {revision}",
         )
 

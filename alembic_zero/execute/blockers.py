@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
@@ -18,7 +18,7 @@ from alembic_zero.sql import ddl
 from alembic_zero.sql.quoting import literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy.engine import Connection
 
@@ -173,8 +173,4 @@ class Witness:
 
 def read_blockers(connection: Connection, pid: int) -> list[Blocker]:
     """Return whom the session *pid* waits for at this moment."""
-    return [_blocker(row) for row in read_rows(connection, "blockers", pid=pid)]
-
-
-def _blocker(row: Mapping[str, Any]) -> Blocker:
-    return Blocker(**row)
+    return [Blocker(**row) for row in read_rows(connection, "blockers", pid=pid)]

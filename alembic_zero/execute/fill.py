@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from alembic_zero.execute.locks import LockRules
     from alembic_zero.execute.progress import Progress
-    from alembic_zero.lens.lens import Flight
     from alembic_zero.sql.links import LinkSql
 
 # Nobody waits for a range: no client knows the new table, and the source's rows are not locked.
@@ -60,7 +59,7 @@ class Fill:
 
     def _copy(self, sql: LinkSql, cursor: BlockCursor) -> None:
         block, size = cursor.start(), _FIRST_RANGE_BLOCKS
-        with self.progress.follow(f"filling {_label(sql.target)}", cursor.end, block) as course:
+        with self.progress.follow(f"filling {sql.target.label}", cursor.end, block) as course:
             while block <= cursor.end:
                 started = time.monotonic()
                 rows = self._range(sql, block, block + size)
@@ -133,7 +132,3 @@ class Fill:
     def _tids(self, query: str) -> list[str]:
         with self.work.begin():
             return [str(row[0]) for row in send(self.work, query)]
-
-
-def _label(flight: Flight) -> str:
-    return f"{flight.schema}.{flight.name}"

@@ -395,7 +395,7 @@ class Planner:
     def _check_not_shared(self, connection: Connection, item: Item, flight: Flight) -> None:
         """Refuse a table that another project has in flight: its columns and triggers are that project's."""
         if flight.relation in {other.relation for other in self.journal.read_others(connection)}:
-            name = f"{flight.schema}.{flight.name}"
+            name = flight.label
             raise RefusedError(
                 f"{item.describe()}: table {name} is in flight for another project (another version table) of this "
                 "database; nothing was changed",
@@ -599,7 +599,7 @@ class Planner:
             if sqlstate(error) in (LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED):
                 raise
             revision = group[0].levels[-1].revision
-            tables = ", ".join(f"{flight.schema}.{flight.name}" for flight in group)
+            tables = ", ".join(flight.label for flight in group)
             raise RefusedError(
                 f"revision {revision!r}, table {tables}: in a rehearsal, rolled back, an "
                 f"ordinary UPDATE after the expansion fails: {describe_error(error)} "

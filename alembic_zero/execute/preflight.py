@@ -88,7 +88,7 @@ def _check(connection: Connection, flight: Flight, query: str, problem: str) -> 
         return
     if not rows:
         return
-    label = f"{flight.schema}.{flight.name}"
+    label = flight.label
     listed = ", ".join(f"{key} with {value}" for key, value in rows) + (", ..." if len(rows) == SHOWN_ROWS else "")
     raise RefusedError(
         f"revision {flight.levels[-1].revision!r}, table {label}: {problem}: {listed}; nothing was changed: correct "
@@ -123,7 +123,7 @@ def _listed(rows: Sequence[Sequence[str]], keys: Sequence[str]) -> str:
 
 def _refuse(flight: Flight, demand: Demand, listed: str) -> RefusedError:
     level = flight.levels[-1]
-    name = f"{flight.schema}.{flight.name}"
+    name = flight.label
     return RefusedError(
         f"{demand.source}, table {name}: {demand.problem}: {listed}; nothing was changed: correct those rows, or give "
         "up= to convert them",

@@ -16,9 +16,9 @@ from alembic_zero.execute.backfill import carrying_nothing, is_about_data
 from alembic_zero.execute.locks import DEADLOCK_DETECTED, LOCK_NOT_AVAILABLE, sqlstate
 from alembic_zero.execute.sending import send
 from alembic_zero.lens.comparing import arrows_of
-from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.repair import RepairSql
 from alembic_zero.sql.verify import VerifySql
+from alembic_zero.sql.verify_links import link_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alembic_zero.execute.verify_links import Stray
     from alembic_zero.lens.comparing import Arrow, Demand
     from alembic_zero.lens.link import Link
+    from alembic_zero.sql.links import LinkSql
     from alembic_zero.sql.verify_links import Linked
 
 
@@ -220,6 +221,5 @@ def _back(linked: Linked) -> LinkSql | None:
     for flight in linked.flights.values():
         for link in flight.levels[linked.numbers[flight.id] - 1].links:
             if answers(link):
-                ended = {n: linked.flights[n].without_levels(linked.numbers[n]) for n in ends}
-                return LinkSql(link, ended[link.source.flight], ended[link.target.flight])
+                return link_sql(link, linked.flights, linked.numbers)
     return None

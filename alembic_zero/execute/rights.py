@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from alembic_zero.catalog.reader import find_table, qualified_names, read_facts, read_rows
@@ -44,6 +44,7 @@ class Rights:
 
     publisher: Publisher
     published: Sequence[Migration]
+    _known: dict[tuple[str, str], TableFacts] = field(default_factory=dict)
 
     @property
     def _connection(self) -> Connection:
@@ -66,7 +67,7 @@ class Rights:
         """Yield the copies whose privileges are not those of the columns that they will replace."""
         if find_table(self._connection, flight.schema, flight.name) is None:
             return
-        actual = read_facts(self._connection, flight.schema, flight.name)
+        actual = self._facts(flight)
         wanted = _with_copies(flight, actual)
         table = ident(flight.schema, flight.name)
         for column, _ in _copies(flight):
@@ -74,7 +75,7 @@ class Rights:
             if set(before) != set(after) and column in actual.physical_names:
                 revoked = [revoke_on_column(table, column, grant) for grant in before]
                 granted = [grant_on_column(table, column, grant) for grant in after]
-                yield Drift(f"{flight.schema}.{flight.name}, copy {column}", (*revoked, *granted))
+                yield Drift(f"{flight.label}, copy {column}", (*revoked, *granted))
 
     # -- versions -------------------------------------------------------------------------
 
@@ -91,13 +92,20 @@ class Rights:
         found = {name: self._read_views(name) for name in (view_schema, JOURNAL_SCHEMA)}
 
         def read_wanted(flight: Flight) -> TableFacts:
-            return _with_copies(flight, read_facts(self._connection, flight.schema, flight.name))
+            return _with_copies(flight, self._facts(flight))
 
         for view in self.publisher.views(view_schema, schema, levels, read_wanted):
             for name in ((view_schema, view.name), (JOURNAL_SCHEMA, str(view.inner))):
                 row = found[name[0]].get(name[1])
                 if row is not None and _differs(view, row):
                     yield Drift(".".join(name), tuple(render_regrant(view, name, owner_rights=row["owner_rights"])))
+
+    def _facts(self, flight: Flight) -> TableFacts:
+        """Return a table's facts, read once however many versions show it."""
+        key = (flight.schema, flight.name)
+        if key not in self._known:
+            self._known[key] = read_facts(self._connection, *key)
+        return self._known[key]
 
     def _read_views(self, schema: str) -> dict[str, Mapping[str, Any]]:
         return {row["name"]: row for row in read_rows(self._connection, "view_rights", schema=schema)}

@@ -224,7 +224,7 @@ class Sample:
         return f"({', '.join(self._sql.keys) or 'ctid'})"
 
     def _finding(self, severity: Severity, code: str, message: str, advice: str = "") -> Finding:
-        return Finding(severity, code, f"{self.flight.schema}.{self.flight.name}", message, advice)
+        return Finding(severity, code, self.flight.label, message, advice)
 
     def _send(self, statement: str) -> Any:
         left_ms = int((self._deadline - self.clock()) * 1000)

@@ -33,6 +33,12 @@ def survey_rights(connection: Connection, schemas: Sequence[str], versions: Sequ
             yield survey.find_view_owner(schema, row["name"], row["owner"], rights)
 
 
+def survey_publications(connection: Connection, options: PreflightOptions) -> Iterator[Finding]:
+    """Yield what is published whatever the plan is: the journal's tables are."""
+    names = [row["name"] for row in read_rows(connection, "publications_of_all")]
+    yield from find_published_all(names, options.publications)
+
+
 def survey_plan(
     connection: Connection,
     tables: Sequence[tuple[Flight, TableFacts]],
@@ -43,8 +49,7 @@ def survey_plan(
 
     :param tables: all tables of the plan, with the new level on top.
     """
-    everything = [row["name"] for row in read_rows(connection, "publications_of_all")]
-    yield from find_published_all(everything, options.publications)
+    yield from survey_publications(connection, options)
     for row in read_rows(connection, "path_writers"):
         yield survey.find_path_writers(row["schema"], row["roles"])
     growths = []
@@ -68,7 +73,7 @@ def survey_clients(connection: Connection, flight: Flight) -> Iterator[Finding]:
     names += [rule.function for rule in level.rules if rule.function]
     rows = read_rows(connection, "functions_of_clients", oid=flight.relation, names=names)
     pairs = [(row["function"], row["role"]) for row in rows]
-    yield from survey.find_client_rights(f"{flight.schema}.{flight.name}", pairs)
+    yield from survey.find_client_rights(flight.label, pairs)
 
 
 def _table(connection: Connection, flight: Flight, facts: TableFacts, health: Health) -> Iterator[Finding]:

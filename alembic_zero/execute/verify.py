@@ -72,7 +72,7 @@ class Verifier:
         return found
 
     def _compare(self, flight: Flight, found: Verification, unsteady: dict[str, bool]) -> None:
-        label = _label(flight)
+        label = flight.label
         sql = VerifySql(flight, tuple(self._checks(flight, found, unsteady)))
         found.tables.append(label)
         for leaf, first, end in self.ranges(flight, label):
@@ -106,7 +106,7 @@ class Verifier:
             arrows = [a for up in (True, False) for a in arrows_of(flight, number, upward=up)]
             for arrow in [a for a in arrows if a not in left and not a.functions & linked]:
                 reason = _reason(arrow, unsteady)
-                found.unchecked.append(Unchecked(_label(flight), _name(flight, arrow.target), level.revision, reason))
+                found.unchecked.append(Unchecked(flight.label, _name(flight, arrow.target), level.revision, reason))
 
     # -- a range --------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ class Verifier:
 
         listed = self.read(sql.flight, look_and_list)
         found.discrepancies += [discrepancy for _, discrepancy in listed if discrepancy is not None]
-        found.counts.update((_label(sql.flight), _kind(sql, suspect)) for suspect, _ in listed)
+        found.counts.update((sql.flight.label, _kind(sql, suspect)) for suspect, _ in listed)
         return [suspect for suspect, _ in listed]
 
     def read(self, flight: Flight, look: Callable[[], list[T]]) -> list[T]:
@@ -166,7 +166,7 @@ class Verifier:
             with self._snapshot():
                 seen[:] = look()
 
-        self.rules.retry(f"verify {_label(flight)}", self.work, attempt)
+        self.rules.retry(f"verify {flight.label}", self.work, attempt)
         return seen
 
     def _look(self, sql: VerifySql, leaf: Leaf, tid: str) -> Suspect | None:
@@ -219,7 +219,7 @@ class Verifier:
         counts = found.counts.copy()
         listed = []
         for suspect in suspects:
-            place = (_label(sql.flight), _kind(sql, suspect))
+            place = (sql.flight.label, _kind(sql, suspect))
             counts[place] += 1
             listed.append((suspect, self._describe(sql, suspect) if counts[place] <= self.limit else None))
         return listed
@@ -231,7 +231,7 @@ class Verifier:
 
     def _describe(self, sql: VerifySql, suspect: Suspect) -> Discrepancy:
         key = self.key_of(sql.flight, suspect.leaf, suspect.tid)
-        label, kind = _label(sql.flight), _kind(sql, suspect)
+        label, kind = sql.flight.label, _kind(sql, suspect)
         if suspect.state is not None:
             return Discrepancy(kind, label, key, place=(suspect.leaf, suspect.tid))
         checks = [sql.checks[n] for n in suspect.failed]
@@ -274,10 +274,6 @@ def _kind(sql: VerifySql, suspect: Suspect) -> str:
 
 def _cut(value: str | None) -> str | None:
     return value if value is None or len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}..."
-
-
-def _label(flight: Flight) -> str:
-    return f"{flight.schema}.{flight.name}"
 
 
 def _name(flight: Flight, cell: str) -> str:

@@ -13,9 +13,8 @@ from alembic_zero.execute.backfill import is_about_data
 from alembic_zero.execute.discrepancies import INCONSISTENT, LEFT_BEHIND, MISSING, Difference, Discrepancy, Unchecked
 from alembic_zero.execute.sending import describe_error, send
 from alembic_zero.lens.comparing import Tied
-from alembic_zero.sql.links import LinkSql
 from alembic_zero.sql.verify import in_blocks
-from alembic_zero.sql.verify_links import Linked
+from alembic_zero.sql.verify_links import Linked, link_sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from alembic_zero.lens.comparing import Arrow, Demand
     from alembic_zero.lens.lens import Flight
     from alembic_zero.lens.link import Link
+    from alembic_zero.sql.links import LinkSql
 
 _SECOND_LOOK_S = 0.3
 
@@ -63,25 +63,20 @@ def linked_queries(tied: Tied, blind: Sequence[str]) -> tuple[list[Linked], list
     """Return the queries along each link, and the arrows to which nothing can be held."""
     demands = tied.demands(blind)
     held = [d for d in demands if d.excuses is not None]
+    ends = (tied.flights, tied.numbers)
     queries = []
     for link in tied.links:
         chosen = tuple(d for d in held if _belongs(d.arrow, link, tied))
         if chosen:
-            backs = tuple(Linked(_sql(one, tied), tied.flights, tied.numbers, ()) for one in _backs(link, tied))
-            queries.append(Linked(_sql(link, tied), tied.flights, tied.numbers, chosen, backs))
+            backs = tuple(Linked(link_sql(one, *ends), *ends, ()) for one in _backs(link, tied))
+            queries.append(Linked(link_sql(link, *ends), *ends, chosen, backs))
     left = [d.arrow for d in demands if d.excuses is None and _is_across(d.arrow, tied)]
     return queries, left
 
 
 def left_behind_queries(tied: Tied) -> Iterator[LinkSql]:
     """Yield the links by which an older version's deletion may have failed to follow."""
-    return (_sql(link, tied) for link in tied.links if link.upward and link.columns)
-
-
-def _sql(link: Link, tied: Tied) -> LinkSql:
-    """Return a link's statements, with its tables as far as its level goes."""
-    source, target = (tied.flights[n].without_levels(tied.numbers[n]) for n in (link.source.flight, link.target.flight))
-    return LinkSql(link, source, target)
+    return (link_sql(link, tied.flights, tied.numbers) for link in tied.links if link.upward and link.columns)
 
 
 def _backs(link: Link, tied: Tied) -> list[Link]:
@@ -122,14 +117,14 @@ class LinkVerifier:
                 self._find_left_behind(sql, tied.flights[sql.link.target.flight], found)
 
     def _find_left_behind(self, sql: LinkSql, flight: Flight, found: Verification) -> None:
-        label = _label(flight)
+        label = flight.label
         for leaf, first, end in self.verifier.ranges(flight, f"{label} for rows left behind"):
             tids = partial(self._tids, sql.left_behind(in_blocks(first, end)))
             for tid in self.verifier.read(flight, tids):
                 found.counts[label, LEFT_BEHIND] += 1
                 if found.counts[label, LEFT_BEHIND] <= self.verifier.limit:
                     key = self.verifier.read(flight, partial(self._keys, flight, leaf, tid))[0]
-                    error = f"the row of {_label(sql.source)} that it followed from is deleted, it could not be"
+                    error = f"the row of {sql.source.label} that it followed from is deleted, it could not be"
                     found.discrepancies.append(
                         Discrepancy(LEFT_BEHIND, label, key, flight.levels[-1].revision, error=error)
                     )
@@ -143,7 +138,7 @@ class LinkVerifier:
         return [str(row[0]) for row in send(self.verifier.work, query)]
 
     def _compare(self, linked: Linked, found: Verification) -> None:
-        name = f"{_label(linked.at)} against {_label(linked.other)}"
+        name = f"{linked.at.label} against {linked.other.label}"
         for _leaf, first, end in self.verifier.ranges(linked.at, name):
             self._range(linked, first, end, found)
 
@@ -206,7 +201,7 @@ class LinkVerifier:
 
     def _list(self, linked: Linked, strays: Sequence[Stray], found: Verification) -> None:
         for stray in strays:
-            place = (_label(linked.at), MISSING if self._is_missing(linked, stray) else INCONSISTENT)
+            place = (linked.at.label, MISSING if self._is_missing(linked, stray) else INCONSISTENT)
             found.counts[place] += 1
             if found.counts[place] <= self.verifier.limit:
                 found.discrepancies += self.verifier.read(linked.at, partial(self._describe, linked, stray))
@@ -216,11 +211,11 @@ class LinkVerifier:
         return bool(linked.link.columns) and stray.other is None and stray.error is None
 
     def _describe(self, linked: Linked, stray: Stray) -> list[Discrepancy]:
-        label = _label(linked.at)
+        label = linked.at.label
         revision = linked.at.levels[linked.numbers[linked.at.id] - 1].revision
         key = self.verifier.key_of(linked.at, (linked.at.schema, linked.at.name), stray.tid)
         if self._is_missing(linked, stray):
-            error = f"the row of {_label(linked.other)} that follows from it is missing"
+            error = f"the row of {linked.other.label} that follows from it is missing"
             return [Discrepancy(MISSING, label, key, revision, error=error)]
         differences = tuple(self._difference(linked, stray, linked.demands[n]) for n in stray.failed)
         return [Discrepancy(INCONSISTENT, label, key, revision, differences, stray.error)]
@@ -241,14 +236,10 @@ def _stray(row: Sequence[object]) -> Stray:
     return Stray(str(tid), None if other is None else str(other), tuple(failed), oldest, following)  # type: ignore[arg-type]
 
 
-def _label(flight: Flight) -> str:
-    return f"{flight.schema}.{flight.name}"
-
-
 def _unchecked(tied: Tied, arrow: Arrow) -> Unchecked:
     flight = tied.flights[arrow.flight]
     level = flight.levels[tied.numbers[arrow.flight] - 1]
     names = {cell: name for n in range(len(flight.levels) + 1) for name, cell in flight.shape_at(n)}
     side = "newer" if arrow.upward else "older"
     reason = f"clients of the {side} version may write or delete it, and nothing follows from that"
-    return Unchecked(_label(flight), names.get(arrow.cell, "(its rows)"), level.revision, reason)
+    return Unchecked(flight.label, names.get(arrow.cell, "(its rows)"), level.revision, reason)

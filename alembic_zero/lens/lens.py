@@ -238,6 +238,11 @@ class Flight(PlainData):
     project: str | None = None
     held: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Schema and name, for a person."""
+        return f"{self.schema}.{self.name}"
+
     def cell(self, cell_id: str) -> Cell:
         """Return the cell with this id."""
         return next(c for c in self.cells if c.id == cell_id)

@@ -91,7 +91,7 @@ def plan_validation(flight: Flight, level: int, source: str) -> list[Step]:
     definitions = list(_helpers(flight, level))
     if not definitions:
         return []
-    label = f"{flight.schema}.{flight.name}"
+    label = flight.label
     drop = tuple(ddl.drop_constraint(table, name) for name, _ in definitions)
     add = tuple(ddl.add_check(table, name, text) for name, text in definitions)
     lock = table_lock(flight, LockMode.ACCESS_EXCLUSIVE)

@@ -38,7 +38,7 @@ def plan_columns(group: Sequence[tuple[Flight, TableFacts]], source: str) -> Ste
     statements = expansion_statements(group)
     first = flights[0]
     return Step(
-        name=f"expand {', '.join(_label(flight) for flight in flights)}",
+        name=f"expand {', '.join(flight.label for flight in flights)}",
         kind=Kind.TRANSACTION,
         source=source,
         statements=tuple(statements),
@@ -88,7 +88,7 @@ def plan_key_slots(source: str) -> Step:
 def plan_activation(flights: Sequence[Flight], source: str) -> Step:
     """Return the step that creates the triggers of guarded tables; ACCESS EXCLUSIVE, metadata only."""
     return Step(
-        f"triggers of {', '.join(_label(flight) for flight in flights)}", Kind.TRANSACTION, source,
+        f"triggers of {', '.join(flight.label for flight in flights)}", Kind.TRANSACTION, source,
         tuple(_activation(flights)), tuple(table_lock(flight, LockMode.ACCESS_EXCLUSIVE) for flight in flights),
         LockMode.ACCESS_EXCLUSIVE, table=flights[0].id,
     )  # fmt: skip
@@ -222,7 +222,7 @@ def plan_backfill(flight: Flight, source: str, fired: Sequence[str]) -> list[Ste
         return []
     cost = "scans and updates every row" + (f", fires {', '.join(fired)}" if fired else "")
     return [
-        Step(f"backfill {_label(flight)}", Kind.BACKFILL, source, table=flight.id, lock_mode=LockMode.ROW_EXCLUSIVE,
+        Step(f"backfill {flight.label}", Kind.BACKFILL, source, table=flight.id, lock_mode=LockMode.ROW_EXCLUSIVE,
              cost=cost)
     ]  # fmt: skip
 
@@ -232,7 +232,7 @@ def plan_fills(flight: Flight, targets: Mapping[int, Flight], source: str) -> It
     for link in flight.levels[-1].links:
         if link.upward and link.columns:
             target = targets[link.target.flight]
-            yield Step(f"fill {_label(target)} from {_label(flight)}", Kind.FILL, source, table=flight.id,
+            yield Step(f"fill {target.label} from {flight.label}", Kind.FILL, source, table=flight.id,
                        link=link.name, lock_mode=LockMode.ROW_EXCLUSIVE, cost="scans, inserts every row")  # fmt: skip
 
 
@@ -251,7 +251,7 @@ def plan_indexes(flight: Flight, source: str, *, guarded: bool = False) -> Itera
         text = ddl.create_index_concurrently(
             index.physical, index.physical_definition, flight.schema, flight.name, unique=index.index.unique
         )
-        yield Step(f"index {index.physical} on {_label(flight)}", Kind.INDEX, source, (text,), table=flight.id,
+        yield Step(f"index {index.physical} on {flight.label}", Kind.INDEX, source, (text,), table=flight.id,
                    index=(flight.schema, index.physical), lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE,
                    cost="scans twice")  # fmt: skip
 
@@ -268,7 +268,7 @@ def _exclusion(flight: Flight, new: NewIndex, source: str) -> Step:
         ddl.add_exclusion(table, new.physical, new.physical_definition, new.index.constraint_suffix),
     )
     lock = table_lock(flight, LockMode.ACCESS_EXCLUSIVE)
-    return Step(f"exclusion constraint {new.physical} on {_label(flight)}", Kind.TRANSACTION, source, statements,
+    return Step(f"exclusion constraint {new.physical} on {flight.label}", Kind.TRANSACTION, source, statements,
                 (lock,), LockMode.ACCESS_EXCLUSIVE, cost="of an empty table", table=flight.id)  # fmt: skip
 
 
@@ -282,13 +282,9 @@ def plan_validation(flight: Flight, source: str) -> list[Step]:
     if not validations:
         return []
     return [
-        Step(f"validate {_label(flight)}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.id,
+        Step(f"validate {flight.label}", Kind.AUTOCOMMIT, source, tuple(validations), table=flight.id,
              lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, cost="scans")
     ]  # fmt: skip
-
-
-def _label(flight: Flight) -> str:
-    return f"{flight.schema}.{flight.name}"
 
 
 def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
@@ -310,12 +306,12 @@ def plan_foreign_keys(flight: Flight, source: str) -> list[Step]:
         for name, text in guard.render_triggers():
             statements += [text, f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {ident(name)}"]
     steps = [
-        Step(f"foreign keys of {_label(flight)}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
+        Step(f"foreign keys of {flight.label}", Kind.TRANSACTION, source, tuple(statements), tuple(locks),
              LockMode.SHARE_ROW_EXCLUSIVE, table=flight.id)
     ]  # fmt: skip
     if guards:
         settle = tuple(guard.render_settle() for guard in guards)
-        steps.append(Step(f"orphans of {_label(flight)}", Kind.TRANSACTION, source, settle,
+        steps.append(Step(f"orphans of {flight.label}", Kind.TRANSACTION, source, settle,
                           lock_mode=LockMode.ROW_EXCLUSIVE, cost="scans", table=flight.id))  # fmt: skip
     return steps
 
@@ -324,4 +320,4 @@ def plan_fulfilment(flight: Flight, source: str) -> Step | None:
     """Return the step that makes sure that no row is left to do; None if the level derives nothing."""
     if not flight.levels[-1].quarantines:
         return None
-    return Step(f"check {_label(flight)}", Kind.FULFILLED, source, table=flight.id, cost="scans")
+    return Step(f"check {flight.label}", Kind.FULFILLED, source, table=flight.id, cost="scans")

@@ -106,7 +106,7 @@ def plan_untie(
     first, *others = flights
     locks = [view_lock(flight, view) for flight, view in views]
     step = Step(
-        f"untie {', '.join(f'{flight.schema}.{flight.name}' for flight in flights)}",
+        f"untie {', '.join(f'{flight.label}' for flight in flights)}",
         Kind.TRANSACTION,
         source,
         tuple(statements),
@@ -140,7 +140,7 @@ def plan_hold(flight: Flight, source: str) -> list[Step]:
     if not level.relaxed:
         return []
     table = ident(flight.schema, flight.name)
-    label = f"{flight.schema}.{flight.name}"
+    label = flight.label
     names = {cell: f"_zd_held_{level.generation}_{n}" for n, cell in enumerate(level.relaxed)}
     physical = {cell: str(flight.cell(cell).physical) for cell in level.relaxed}
     lock = (table_lock(flight, LockMode.ACCESS_EXCLUSIVE),)

@@ -59,7 +59,7 @@ def check_columns(revision: str, flight: Flight, facts: TableFacts) -> None:
     level = flight.levels[-1]
     before = {c for n in range(len(flight.levels)) for _, c in flight.shape_at(n)}
     adds = any(cell not in before for _, cell in level.shape) or level.syncs
-    name = f"{flight.schema}.{flight.name}"
+    name = flight.label
     copying = [t.name for t in facts.triggers if t.copies_rows]
     if adds and copying:
         raise RefusedError(
@@ -151,7 +151,7 @@ def check_looked_up(revision: str, draft: Draft, lookups: Sequence[tuple[str, st
             name = f"{draft.flight.schema}.{draft.flight.name}"
             raise RefusedError(
                 f"revision {revision!r}, table {name}: column {column!r} is looked up by {edge.expression!r} for table "
-                f"{flight.schema}.{flight.name} (revision {level.revision!r}), which is in flight; nothing was "
+                f"{flight.label} (revision {level.revision!r}), which is in flight; nothing was "
                 "changed: complete that one first",
                 code="ZD207",
                 revision=revision,
@@ -182,10 +182,10 @@ def check_triggers(revision: str, flight: Flight, facts: TableFacts) -> None:
         if found:
             column = min(str(c) for c in found)
             raise RefusedError(
-                f"revision {revision!r}, table {flight.schema}.{flight.name}: trigger {trigger.name!r} fires only when "
+                f"revision {revision!r}, table {flight.label}: trigger {trigger.name!r} fires only when "
                 f"a statement names column {column!r} and would miss what new clients write: make it a plain UPDATE "
                 "trigger that compares OLD and NEW; nothing was changed",
                 code="ZD212",
                 revision=revision,
-                table=f"{flight.schema}.{flight.name}",
+                table=flight.label,
             )

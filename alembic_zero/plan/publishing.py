@@ -82,10 +82,8 @@ def find_without_identity(flight: Flight, facts: TableFacts) -> Iterator[Finding
 def find_subscriptions(flight: Flight, facts: TableFacts) -> Iterator[Finding]:
     """Yield a finding for each subscription that writes to columns which go with the contract."""
     number = len(flight.levels)
-    after = {cell.id: column.name for column, cell in flight.columns_at(number)}
-    gone = [column.name for column, cell in flight.columns_at(number - 1) if after.get(cell.id) != column.name]
     stays = {column.name for column, _ in flight.columns_at(number)}
-    gone = [name for name in gone if name not in stays]
+    gone = [column.name for column, _ in flight.columns_at(number - 1) if column.name not in stays]
     for name in facts.subscriptions if gone else ():
         yield Finding(
             Severity.WARNING,

@@ -133,7 +133,7 @@ def plan_unguarding(flight: Flight, levels: Sequence[Level], source: str, *, for
     texts = [f"DROP TRIGGER IF EXISTS {ident(name)} ON {table}" for name in names]
     texts += [f"DROP FUNCTION IF EXISTS {ident(JOURNAL_SCHEMA, name)}" for name in functions]
     lock = Lock(table, LockMode.ACCESS_EXCLUSIVE, flight.relation)
-    return [Step(f"guards of {flight.schema}.{flight.name}", Kind.TRANSACTION, source, tuple(texts), (lock,),
+    return [Step(f"guards of {flight.label}", Kind.TRANSACTION, source, tuple(texts), (lock,),
                  LockMode.ACCESS_EXCLUSIVE, table=flight.id, forward_only=forward_only)]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _drop(flight: Flight, links: Sequence[LiveForeignKey], source: str, *, forwa
     table = ident(flight.schema, flight.name)
     return [
         Step(
-            f"foreign keys of {flight.schema}.{flight.name}",
+            f"foreign keys of {flight.label}",
             Kind.TRANSACTION,
             source,
             tuple(ddl.drop_constraint(table, one.name) for one in own),

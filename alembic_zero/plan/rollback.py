@@ -44,7 +44,7 @@ def plan_table_rollback(
         statements += release_statements(flight, after, publications, 0)
     locks = [view_lock(flight, view) for view in views]
     return Step(
-        f"roll back {flight.schema}.{flight.name}",
+        f"roll back {flight.label}",
         Kind.TRANSACTION,
         source,
         tuple(statements),
@@ -73,7 +73,7 @@ def plan_index_rollback(flight: Flight, source: str) -> list[Step]:
     )
     if not texts:
         return []
-    return [Step(f"drop indexes of {flight.schema}.{flight.name}", Kind.AUTOCOMMIT, source, texts,
+    return [Step(f"drop indexes of {flight.label}", Kind.AUTOCOMMIT, source, texts,
                  lock_mode=LockMode.SHARE_UPDATE_EXCLUSIVE, table=flight.id)]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alembic_zero.lens.compose import Composer
 from alembic_zero.lens.link import read_function
 from alembic_zero.names import MARKER
-from alembic_zero.sql.links import call_linked
+from alembic_zero.sql.links import LinkSql, call_linked
 from alembic_zero.sql.markers import quarantined_below
 from alembic_zero.sql.quoting import ident
 from alembic_zero.sql.verify import VerifySql, in_blocks, only_row
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from alembic_zero.lens.comparing import Arrow, Demand
     from alembic_zero.lens.lens import Flight
     from alembic_zero.lens.link import Link, Side
-    from alembic_zero.sql.links import LinkSql
 
 _OTHER = "_zd_t"
 _MATCH = "_zd_s"
@@ -233,6 +232,12 @@ class Linked:
             f"{self._given(self.link.source, _MATCH)}, {self._given(self.link.target, 't')} "
             f"WHERE ({self.link.where}\n)"
         )
+
+
+def link_sql(link: Link, flights: Mapping[int, Flight], numbers: Mapping[int, int]) -> LinkSql:
+    """Return a link's statements, with its tables as far as its level goes."""
+    source, target = (flights[n].without_levels(numbers[n]) for n in (link.source.flight, link.target.flight))
+    return LinkSql(link, source, target)
 
 
 def _call(function: str, arguments: Sequence[str]) -> str:
